@@ -1,0 +1,97 @@
+"""Write the reference pages that follow from tables in the code.
+
+Each entry of PAGES is a file under ``docs/`` and the function that makes its text.  Without arguments the files are
+written; ``--check`` only says which of them are out of date (and the suite does the same).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from abboot.config import SECTIONS, Config, render_config
+from abboot.core.health import CheckSpec
+from abboot.core.settings import settings_of
+from abboot.health.checks import ENTRY_POINTS, KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from abboot.core.settings import Setting
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+GENERATED = "<!-- Made by tools/generate_docs.py from the code: change it there. -->"
+
+CONFIG_INTRO = """\
+# The configuration file
+
+abboot reads one TOML file, `/etc/abboot.toml` unless `--config FILE` names another. A missing `/etc/abboot.toml` is no
+error: everything has a default. `abboot config show` prints the settings in force, `abboot config check` every error
+with its line. A file with an error is not used at all.
+
+A *duration* is a number of seconds, or a text such as `"500ms"`, `"10s"`, `"5min"`, `"1h"`; a day is the longest. A
+*size* is a number of bytes, or a text such as `"64KiB"`, `"64MiB"`, `"1GiB"`. Unknown keys are errors, so that a typing
+error cannot pass for a default.
+"""
+
+CHECKS_INTRO = f"""\
+## `[[health.checks]]`
+
+One table for each health check. `abboot confirm` runs them all at once, again and again, until every required one has
+passed for `stable_for` without a break, or until `deadline`. Without any check a trial is taken as healthy.
+
+A kind that is not listed here is a plug-in: an entry point of the group `{ENTRY_POINTS}`, called with `name`,
+`required`, `timeout_s` and its options as keywords. A plug-in that cannot be loaded is a check that fails.
+"""
+
+
+def config_reference() -> str:
+    """``docs/reference/config.md``."""
+    parts = [CONFIG_INTRO.replace("\n", f"\n\n{GENERATED}\n", 1)]
+    for name, owner in SECTIONS.items():
+        parts.append(f"## `[{name}]`\n\n{owner.__doc__.strip()}\n\n{_table(settings_of(owner))}")
+        if name == "health":
+            parts.append(f"{CHECKS_INTRO}\n{_table(settings_of(CheckSpec))}")
+            common = {row.key for row in settings_of(CheckSpec)}
+            for kind, check in KINDS.items():
+                rows = [row for row in settings_of(check) if row.key not in common]
+                parts.append(f"### kind `{kind}`\n\n{check.summary}" + (f"\n\n{_table(rows)}" if rows else "\n"))
+    parts.append(f"## All defaults\n\n```toml\n{render_config(Config())}```\n")
+    return "\n".join(parts)
+
+
+def _table(rows: Iterable[Setting]) -> str:
+    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for row in rows:
+        if row.default is attrs.NOTHING:
+            default = "must be set" if row.key != "name" else ""
+        else:
+            default = "not set" if row.default is None else f"`{row.type.write(row.default)}`"
+        lines.append(f"| `{row.key}` | {row.type.words} | {default} | {row.help} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "reference/config.md": config_reference,
+}
+
+
+def main(arguments: list[str]) -> int:
+    stale = 0
+    for name, make in PAGES.items():
+        path, text = DOCS / name, make()
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale += 1
+        print(f"docs/{name}: {'out of date' if '--check' in arguments else 'written'}")
+        if "--check" not in arguments:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    return int(bool(stale) and "--check" in arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
