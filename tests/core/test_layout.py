@@ -1,0 +1,183 @@
+"""Which partition is selector and which are slots: told by configuration, journal or the table, never guessed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from abboot.core.layout import LAST_BOOTABLE, Configured, discover, find_selector
+from abboot.core.partition_table import Partition, PartitionTable
+from abboot.core.words import Slot, TableKind
+from abboot.errors import AbbootError
+
+FAT, LINUX = "0x0c", "0x83"
+BASIC_DATA = "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7"
+
+
+def table(*types: str, kind: TableKind = TableKind.MBR) -> PartitionTable:
+    """Partitions 1.. of these types, one after the other; ``""`` leaves a number out."""
+    return PartitionTable(
+        kind=kind,
+        disk_id="1234abcd",
+        partitions=tuple(
+            Partition(number=number, start=number * 4096, size=4096, type_id=type_id)
+            for number, type_id in enumerate(types, start=1)
+            if type_id
+        ),
+    )
+
+
+def test_three_fat_partitions_are_selector_a_and_b() -> None:
+    layout = discover(table(FAT, FAT, FAT, LINUX))
+
+    assert (layout.selector.number, layout.a.number, layout.b.number) == (1, 2, 3)
+    assert layout.notes == ()
+
+
+def test_slots_and_numbers_translate_both_ways() -> None:
+    layout = discover(table(FAT, LINUX, FAT, FAT))
+
+    assert layout.partition(Slot.A).number == 3
+    assert layout.partition(Slot.B).number == 4
+    assert [layout.slot_of(number) for number in (1, 2, 3, 4, 5)] == [None, None, Slot.A, Slot.B, None]
+
+
+def test_the_selector_is_the_lowest_number_whatever_the_order_on_disk() -> None:
+    unordered = PartitionTable(
+        kind=TableKind.MBR,
+        disk_id="1234abcd",
+        partitions=tuple(
+            Partition(number=number, start=start * 4096, size=4096, type_id=FAT)
+            for number, start in ((1, 9), (2, 1), (3, 5))
+        ),
+    )
+
+    assert discover(unordered).selector.number == 1
+
+
+@pytest.mark.parametrize(
+    ("types", "found"),
+    [
+        ((FAT,), "1 FAT partition found (number 1), a selector and two slots are needed"),
+        ((FAT, FAT, LINUX), "2 FAT partitions found (numbers 1, 2), a selector and two slots are needed"),
+        ((FAT, FAT, FAT, FAT), "4 FAT partitions found (numbers 1, 2, 3, 4), a selector and two slots are needed"),
+        (
+            (FAT, FAT, LINUX, "0x05", FAT),
+            "2 FAT partitions found (numbers 1, 2), a selector and two slots are needed; the firmware does not boot 5",
+        ),
+    ],
+)
+def test_too_few_or_too_many_are_listed(types: tuple[str, ...], found: str) -> None:
+    with pytest.raises(AbbootError) as error:
+        discover(table(*types), name="card.img")
+
+    assert str(error.value) == f"cannot find the slots on card.img: {found}"
+    assert error.value.hint
+
+
+def test_without_a_fat_partition_the_types_are_listed() -> None:
+    with pytest.raises(AbbootError) as error:
+        discover(table(LINUX, "0x07"), name="card.img")
+
+    assert str(error.value) == "cannot find the selector on card.img: no partition has a FAT type (1: 0x83, 2: 0x07)"
+
+
+def test_a_logical_fat_partition_does_not_confuse() -> None:
+    layout = discover(table(FAT, FAT, FAT, "0x0f", FAT, LINUX))
+
+    assert (layout.a.number, layout.b.number) == (2, 3)
+
+
+def test_the_journal_tells_slots_among_many() -> None:
+    layout = discover(table(FAT, FAT, FAT, FAT), journal_slots=(2, 4))
+
+    assert (layout.a.number, layout.b.number) == (2, 4)
+    assert layout.notes == ()
+
+
+def test_the_configuration_wins_over_the_journal() -> None:
+    layout = discover(
+        table(FAT, FAT, FAT, FAT), journal_slots=(2, 4), configured=Configured(selector=2, slot_a=3, slot_b=4)
+    )
+
+    assert (layout.selector.number, layout.a.number, layout.b.number) == (2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("slots", "why"),
+    [
+        ((2, 9), "there is no partition 9"),
+        ((1, 2), "partition 1 is the selector"),
+        ((3, 2), "slot a is the one with the lower number, but a is 3 and b is 2"),
+        ((2, 2), "slot a is the one with the lower number, but a is 2 and b is 2"),
+        ((2, 4), "partition 4 has the type 0x83, which is not FAT"),
+    ],
+)
+def test_an_impossible_journal_is_ignored_and_noted(slots: tuple[int, int], why: str) -> None:
+    layout = discover(table(FAT, FAT, FAT, LINUX), journal_slots=slots)
+
+    assert (layout.a.number, layout.b.number) == (2, 3)
+    assert layout.notes == (f"the slots that the journal names are ignored: {why}",)
+
+
+@pytest.mark.parametrize(
+    ("configured", "message"),
+    [
+        (Configured(slot_a=2, slot_b=9), "use the configured slots on card.img: there is no partition 9"),
+        (Configured(slot_a=1, slot_b=3), "use the configured slots on card.img: partition 1 is the selector"),
+        (
+            Configured(slot_a=2, slot_b=6),
+            "use the configured slots on card.img: the firmware boots partitions 1 to 4 of a disk with MBR, not 6",
+        ),
+        (Configured(slot_a=2), "find the slots on card.img: the configuration names only one of slot_a and slot_b"),
+        (Configured(selector=7), "use the configured selector on card.img: there is no partition 7"),
+        (
+            Configured(selector=4),
+            "use the configured selector on card.img: partition 4 has the type 0x0f, which is not FAT",
+        ),
+    ],
+)
+def test_an_impossible_configuration_is_an_error(configured: Configured, message: str) -> None:
+    with pytest.raises(AbbootError) as error:
+        discover(table(FAT, FAT, FAT, "0x0f", LINUX, FAT), configured=configured, name="card.img")
+
+    assert str(error.value) == f"cannot {message}"
+    assert error.value.hint
+
+
+def test_a_gpt_may_have_its_slots_beyond_four() -> None:
+    layout = discover(table(BASIC_DATA, "", "", "", BASIC_DATA, BASIC_DATA, kind=TableKind.GPT))
+
+    assert (layout.a.number, layout.b.number) == (5, 6)
+
+
+_TABLES = st.builds(
+    lambda kind, types: table(*types, kind=kind),
+    st.sampled_from(TableKind),
+    st.lists(st.sampled_from([FAT, LINUX, "0x0f", ""]), max_size=8),
+)
+_NUMBERS = st.integers(0, 9)
+_CONFIGURED = st.builds(
+    Configured,
+    selector=st.none() | _NUMBERS,
+    slot_a=st.none() | _NUMBERS,
+    slot_b=st.none() | _NUMBERS,
+)
+
+
+@given(found=_TABLES, journal=st.none() | st.tuples(_NUMBERS, _NUMBERS), configured=st.none() | _CONFIGURED)
+def test_a_layout_is_three_different_bootable_fat_partitions(
+    found: PartitionTable, journal: tuple[int, int] | None, configured: Configured | None
+) -> None:
+    try:
+        layout = discover(found, journal_slots=journal, configured=configured)
+    except AbbootError:
+        return
+
+    numbers = [layout.selector.number, layout.a.number, layout.b.number]
+    assert len(set(numbers)) == 3
+    assert layout.a.number < layout.b.number
+    assert all(1 <= number <= LAST_BOOTABLE[found.kind] for number in numbers)
+    assert all(part.is_fat and found.get(part.number) == part for part in (layout.selector, layout.a, layout.b))
+    assert layout.selector == find_selector(found, configured=configured)
