@@ -1,0 +1,7 @@
+"""``python -m abboot``."""
+
+import sys
+
+from abboot.cli import main
+
+sys.exit(main())

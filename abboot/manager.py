@@ -1,0 +1,769 @@
+"""BootManager: observe, classify, plan, execute, under one lock.
+
+Every verb that changes something does the same four things: it takes the disk's lock, reads everything, concludes where
+the device stands, makes a plan, and executes it.  What may be done where is decided by the tables in
+:mod:`abboot.core.states`; in which order, by :mod:`abboot.core.plan`.
+
+Sources: the guarantees G1 to G11 (``docs/explanation/guarantees.md``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+import attrs
+
+from abboot.config import Config, RebootChannel
+from abboot.core import plan as plans
+from abboot.core.journal import Clocks, Entry
+from abboot.core.layout import Configured
+from abboot.core.plan import Stamp
+from abboot.core.states import OUTCOMES, REFUSALS, Observation, Permit, Situation, Verb, classify
+from abboot.core.words import Outcome, Phase, Slot, SlotState
+from abboot.errors import AbbootError, Damaged, Refused
+from abboot.observe import observe
+from abboot.status import Forecast, SlotStatus, Status, last_trial, next_step
+from abboot.version import VERSION
+
+if TYPE_CHECKING:
+    from abboot.core.health import CheckResult, HealthReport
+    from abboot.core.protocols import BlockDevice, Disk, Machine
+    from abboot.execute import Executor
+    from abboot.repair import Repair
+    from abboot.sources import SourceFile
+    from abboot.staging import Prepared
+    from abboot.verify import Verification
+
+Progress = Callable[[int, int, str], None]
+
+
+@attrs.frozen(kw_only=True)
+class Staged:
+    """What :meth:`BootManager.stage` did."""
+
+    changed: bool  # False: the slot held exactly this already, and nothing was written to it
+    slot: Slot
+    record_digest: str  # names this staging
+    tree_digest: str  # names the tree
+    bytes_total: int  # of the tree
+    bytes_written: int  # to slot, selector and journal
+    files_written: int
+    duration_s: float
+    warnings: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Change:
+    """What a verb changed.  ``rebooting``: a reboot was asked for, and accepted."""
+
+    changed: bool
+    phase_before: Phase
+    phase_after: Phase
+    slot: Slot | None = None
+    rebooting: bool = False
+    detail: str = ""  # one sentence
+
+
+@attrs.frozen(kw_only=True)
+class Confirmation:
+    """What :meth:`BootManager.confirm` concluded and did."""
+
+    verdict: str  # "healthy", "unhealthy", or "none" outside a trial
+    summary: str
+    checks: tuple[CheckResult, ...]
+    action: str  # "committed", "reverted", "noted" or "nothing"
+    outcome: Outcome | None  # how the last trial ended, if that was noted now
+    change: Change | None
+
+
+class BootManager:
+    """The two slots of one disk, and the selector between them.
+
+    Args:
+        disk: what to manage.
+        machine: the board that booted from this disk; ``None`` for an image file, or for a disk that another system
+            booted: the phase is OFFLINE then, and this kernel's device tree is never read for it.
+        config: the operator's settings; ``None`` for the defaults.
+        live: this process runs on that board, so that configured health checks say something about it.
+    """
+
+    def __init__(
+        self, disk: Disk, machine: Machine | None = None, config: Config | None = None, *, live: bool = True
+    ) -> None:
+        self._disk = disk
+        self._live = live
+        self._machine = machine
+        self._config = config or Config()
+
+    @classmethod
+    def from_system(cls, sysroot: str = "/", *, disk: str | None = None, config: Config | None = None) -> BootManager:
+        """The system this runs on.
+
+        Args:
+            sysroot: read the kernel's interfaces below this folder.  With one other than ``/`` no ioctl, no reboot and
+                no systemctl is ever issued: the request is recorded below it.
+            disk: a block device or image; ``None`` for the disk that the firmware booted.
+            config: the operator's settings.
+
+        Raises:
+            AbbootError: no disk was booted by this firmware, or several could have been.
+        """
+        from abboot.linux.blockdevice import open_disk
+        from abboot.linux.discovery import booted_disk, is_booted_disk
+        from abboot.linux.machine import SystemMachine
+        from abboot.linux.sysroot import is_live
+
+        config = config or Config()
+        path = disk or config.disk.device or booted_disk(sysroot)
+        if path is None:
+            raise AbbootError(
+                "cannot find the disk: the firmware does not say which one it booted",
+                "this is no Raspberry Pi, or it booted past its firmware; name a disk or an image with --disk",
+            )
+        here = is_booted_disk(sysroot, path)
+        machine = SystemMachine(sysroot) if here else None
+        return cls(open_disk(path, sysroot), machine, config, live=is_live(sysroot))
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, config: Config | None = None) -> BootManager:
+        """An image file, or a disk that this system did not boot from: always OFFLINE.  No root, no mount.
+
+        Raises:
+            DeviceError: it cannot be opened.
+        """
+        from abboot.linux.blockdevice import open_disk
+
+        return cls(open_disk(os.fspath(path)), None, config)
+
+    @property
+    def disk(self) -> Disk:
+        return self._disk
+
+    def close(self) -> None:
+        self._disk.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """Where the device stands.  No lock, no write (G9).
+
+        Raises:
+            Damaged: there is no partition table, or no selector and slots, to speak about.
+        """
+        observation = self._observe()
+        situation = classify(observation)
+        return self._status(observation, situation)
+
+    def log(self) -> tuple[Entry, ...]:
+        """The journal, newest last.  No lock, no write."""
+        return self._observe().journal.entries
+
+    def verify(self, slot: Slot | None = None, *, progress: Progress | None = None) -> Verification:
+        """Read every file of a slot from the medium and compare it with the manifest.  No lock, no write.
+
+        Args:
+            slot: which one; ``None`` for the booted slot, or offline the primary.
+            progress: called with ``(done_bytes, total_bytes, path)``.
+
+        Raises:
+            Damaged: the slot has no volume, record or manifest that can be read.
+        """
+        from abboot.verify import check_slot
+
+        observation = self._observe()
+        situation = classify(observation)
+        chosen = slot or situation.booted or situation.primary
+        if chosen is None:
+            raise Damaged("cannot verify: nothing says which slot is meant", "name one: `abboot verify a`")
+        return check_slot(self._disk, observation, chosen, progress=progress)
+
+    # -- changing -----------------------------------------------------------------------------------------------
+
+    def stage(
+        self,
+        tree: str | os.PathLike[str] | None,
+        *,
+        base: str = "none",
+        overlays: Sequence[str | os.PathLike[str]] = (),
+        cmdline: Mapping[str, str] | None = None,
+        annotations: Mapping[str, str] | None = None,
+        label: str = "",
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> Staged:
+        """Write a tree and its record onto the inactive slot, and verify it.
+
+        Idempotent: staging what the slot holds already writes nothing to it.  Until a trial of the new tree is
+        committed there is exactly one good slot, so everything that can be checked is checked before the first write.
+
+        Args:
+            tree: a folder; with ``base="booted"`` it may be ``None``.
+            base: ``"booted"`` starts from the booted slot's files (offline: the primary's), and lays ``tree`` and
+                ``overlays`` over them; ``"none"`` takes ``tree`` as it is.
+            overlays: folders laid over, in this order; later ones win.
+            cmdline: keys of ``cmdline.txt`` to set, as ``{"root": "PARTLABEL=root_b"}``.
+            annotations: free keys for programs, kept in the record.
+            label: free text for people, kept in the record.
+            dry_run: say what would be written; write nothing.
+            progress: called with ``(done_bytes, total_bytes, path)``.
+
+        Raises:
+            Refused: the phase forbids it, or the primary is not whole.
+            InvalidTree: the tree cannot be put on this slot.  Nothing was written.
+            VerificationFailed: the medium gave back something else.  The slot has no boot sector (G2).
+        """
+        from abboot.gather import gather
+
+        clock = _clock(self._machine)
+        began = clock()
+        with self._changing() as (observation, situation):
+            self._permit(situation, Verb.STAGE)
+            slot = self._target(situation, observation)
+            self._check_way_back(observation, situation)
+            slot_below = self._base(situation, base)
+            with (
+                gather(self._disk, observation, slot_below, tree, overlays, cmdline or {}) as (files, sources),
+                self._slot_device(observation, slot) as device,
+            ):
+                prepared = self._prepare(
+                    device, slot, files, sources, observation, situation, label, annotations, progress
+                )
+                written = files_written = 0
+                if prepared.changed and not dry_run:
+                    plan = plans.plan_stage(
+                        observation,
+                        situation,
+                        self._stamp(),
+                        slot=slot,
+                        attempts=self._config.trial.attempts,
+                        record_digest=prepared.record_digest,
+                        generation=prepared.record.generation,
+                        volume_id=prepared.volume.geometry.volume_id,
+                        label=prepared.volume.geometry.label,
+                        geometry=prepared.volume.geometry.to_json(),
+                    )
+                    executor = self._executor(observation, prepared=prepared, progress=progress)
+                    executor.run(plan)
+                    written, files_written = executor.bytes_written, executor.files_written
+        return Staged(
+            changed=prepared.changed,
+            slot=slot,
+            record_digest=prepared.record_digest,
+            tree_digest=prepared.record.tree_digest,
+            bytes_total=prepared.bytes_total,
+            bytes_written=prepared.diff.bytes if dry_run else written,
+            files_written=files_written,
+            duration_s=round(clock() - began, 3),
+            warnings=prepared.warnings,
+        )
+
+    def trial(self, record_digest: str | None = None, *, retry: bool = False, reboot: bool = True) -> Change:
+        """Arm the staged slot, set the one-shot flag and read it back, reboot.
+
+        Args:
+            record_digest: what is to be tried (:attr:`Staged.record_digest`); re-checked under the lock, so that
+                nobody else's staging is tried instead.  ``None`` takes what is staged.
+            retry: try a slot again that failed before.
+            reboot: ``False`` arms and sets the flag, and leaves the reboot to somebody else.
+
+        Raises:
+            Refused: the phase forbids it, the slot holds nothing to try, or this bootloader, kernel or configuration
+                cannot try it once.
+            VerificationFailed: a file of the slot is not what was staged.
+        """
+        with self._changing() as (observation, situation):
+            permit = self._permit(situation, Verb.TRIAL)
+            self._check_bootloader(observation)
+            self._check_channel(observation)
+            if permit is Permit.FINISH:
+                slot = situation.armed
+                assert slot is not None
+                self._check_digest(observation, slot, record_digest)
+                plan = plans.plan_fire(observation, reboot=reboot)
+            else:
+                slot = situation.inactive
+                if slot is None:
+                    raise Refused("cannot try a slot: there is no inactive one", "`abboot status` says why")
+                self._check_tryable(situation, slot, retry=retry)
+                self._check_digest(observation, slot, record_digest)
+                plan = plans.plan_trial(
+                    observation,
+                    situation,
+                    self._stamp(),
+                    slot=slot,
+                    attempts=self._config.trial.attempts,
+                    reboot=reboot,
+                )
+            self._executor(observation).run(plan)
+            return Change(
+                changed=bool(plan),
+                phase_before=situation.phase,
+                phase_after=Phase.ARMED,
+                slot=slot,
+                rebooting=reboot,
+                detail=f"slot {slot} (partition {observation.layout.partition(slot).number}) is armed for one boot",
+            )
+
+    def note_boot(self) -> tuple[Situation, Outcome | None]:
+        """What the first abboot of a boot does: note how the last trial ended, disarm, stamp a running trial.
+
+        Returns:
+            Where the device stands afterwards, and the outcome that was noted now (``None`` if there was none).
+        """
+        with self._changing(allow_damaged_autoboot=True) as (observation, situation):
+            if situation.phase is Phase.TRIAL:
+                plan, outcome = plans.plan_started(observation, situation, self._stamp()), None
+            elif situation.phase is Phase.SETTLED and observation.autoboot is not None:
+                plan = plans.plan_rest(observation, situation, self._stamp(), attempts=self._config.trial.attempts)
+                outcome = situation.outcome.outcome if situation.outcome else None
+            else:
+                return situation, None
+            if plan:
+                self._executor(observation).run(plan)
+            return (classify(self._observe()) if plan else situation), outcome
+
+    def confirm(
+        self,
+        checks: Sequence[Any] | None = None,
+        *,
+        progress: Callable[[Any], None] | None = None,
+    ) -> Confirmation:
+        """Note how the last trial ended; in a trial, run the health checks, then commit or leave.
+
+        Meant to run on every boot.  Outside a trial it never reboots (G7).
+
+        Args:
+            checks: health checks; ``None`` for the configured ones.  With none at all the trial is taken as healthy,
+                and the summary says so.
+            progress: called after every round of checks.
+
+        Raises:
+            Refused: the phase is FOREIGN.
+        """
+        situation, outcome = self.note_boot()
+        if situation.phase is Phase.FOREIGN:
+            raise Refused(f"cannot confirm: {situation.reason}", REFUSALS[Phase.FOREIGN, Verb.COMMIT][1])
+        if situation.phase is not Phase.TRIAL:
+            return Confirmation(
+                verdict="none",
+                summary=situation.reason,
+                checks=(),
+                action="noted" if outcome else "nothing",
+                outcome=outcome,
+                change=None,
+            )
+        report = self._watch(checks, progress)
+        change = self.end_trial(healthy=report.healthy, reason=report.summary)
+        return Confirmation(
+            verdict="healthy" if report.healthy else "unhealthy",
+            summary=report.summary,
+            checks=report.checks,
+            action="committed" if report.healthy else "reverted",
+            outcome=outcome,
+            change=change,
+        )
+
+    def end_trial(self, *, healthy: bool, reason: str = "") -> Change:
+        """Commit the running trial, or leave it.  Outside a trial: nothing (G7)."""
+        phase = classify(self._observe()).phase
+        if phase is not Phase.TRIAL:
+            return Change(changed=False, phase_before=phase, phase_after=phase, detail="no trial is running")
+        return self.commit() if healthy else self.revert(reason=reason)
+
+    def commit(self) -> Change:
+        """Make the booted trial slot the primary: one sector write, durable and read back when this returns (G5).
+
+        Raises:
+            Refused: this is no trial, or not of this record (G6).
+            VerificationFailed: a file of the booted slot is not what was staged; files that the running system edits
+                by policy are noted instead.
+        """
+        with self._changing() as (observation, situation):
+            permit = self._permit(situation, Verb.COMMIT)
+            if permit is Permit.NOTHING:
+                return self._unchanged(situation, f"slot {situation.primary} is the primary already")
+            executor = self._executor(observation)
+            executor.run(plans.plan_commit(observation, situation, self._stamp()))
+            drift = f"; edited by the running system: {', '.join(executor.drift)}" if executor.drift else ""
+            return Change(
+                changed=True,
+                phase_before=situation.phase,
+                phase_after=Phase.SETTLED,
+                slot=situation.booted,
+                detail=f"slot {situation.booted} is the primary now{drift}",
+            )
+
+    def revert(self, *, reason: str = "requested by the operator", reboot: bool = True) -> Change:
+        """Cancel an arm, leave a trial, or go back after a commit.
+
+        ARMED: disarm.  TRIAL: journal it, disarm, plain reboot into the primary; the reboot happens even if the journal
+        cannot be written.  SETTLED: going back is a trial of the other slot, if that one is good.
+
+        Raises:
+            Refused: there is nothing to go back to.
+        """
+        with self._changing(allow_damaged_autoboot=True) as (observation, situation):
+            permit = self._permit(situation, Verb.REVERT)
+            if permit is Permit.LEAVE:
+                plan = plans.plan_leave(observation, situation, self._stamp(), reason=reason, reboot=reboot)
+                self._executor(observation).run(plan, must_reboot=reboot)
+                return Change(
+                    changed=True,
+                    phase_before=situation.phase,
+                    phase_after=Phase.SETTLED if reboot else situation.phase,
+                    slot=situation.booted,
+                    rebooting=reboot,
+                    detail=f"slot {situation.booted} is left, slot {situation.primary} boots next: {reason}",
+                )
+            if permit is Permit.DISARM:
+                plan = plans.plan_rest(observation, situation, self._stamp(), attempts=self._config.trial.attempts)
+                self._executor(observation).run(plan)
+                return Change(
+                    changed=True,
+                    phase_before=situation.phase,
+                    phase_after=Phase.SETTLED,
+                    slot=situation.armed,
+                    detail=f"the trial of slot {situation.armed} is cancelled",
+                )
+            slot = situation.inactive
+            state = situation.states[slot] if slot is not None else None
+            if slot is None or state is not SlotState.GOOD:
+                raise Refused(
+                    f"cannot revert: slot {slot} is {state}, and only a good one is gone back to",
+                    "nothing is armed and no trial is running; stage a tree and try it instead",
+                )
+        return self.trial(reboot=reboot)
+
+    def repair(self, *, dry_run: bool = False) -> Repair:
+        """Rewrite a damaged ``autoboot.txt`` or journal from the other, restore a hidden slot.
+
+        Never commits.  Where the wrong slot is booted it asks for one plain reboot, counted in the journal (G7).
+
+        Raises:
+            Damaged: neither file says which slot is the primary.
+        """
+        from abboot.repair import repair
+
+        with self._changing(allow_damaged_autoboot=True) as (observation, situation):
+            return repair(
+                self._disk,
+                observation,
+                situation,
+                self._stamp(),
+                self._executor(observation),
+                attempts=self._config.trial.attempts,
+                dry_run=dry_run,
+            )
+
+    # -- pieces -------------------------------------------------------------------------------------------------
+
+    def _observe(self) -> Observation:
+        disk = self._config.disk
+        return observe(
+            self._disk,
+            self._machine,
+            configured=Configured(selector=disk.selector, slot_a=disk.slot_a, slot_b=disk.slot_b),
+        )
+
+    @contextmanager
+    def _changing(self, *, allow_damaged_autoboot: bool = False) -> Iterator[tuple[Observation, Situation]]:
+        """The lock, and what is read and concluded under it: from here to the accepted reboot (G9)."""
+        with self._disk.lock():
+            observation = self._observe()
+            if observation.journal.newer:
+                raise Refused(
+                    f"cannot change {self._disk.name}: its journal was written by a newer abboot",
+                    "use that abboot, or a newer one",
+                )
+            if observation.autoboot is None and not allow_damaged_autoboot:
+                raise Damaged(
+                    f"cannot change {self._disk.name}: autoboot.txt on partition "
+                    f"{observation.layout.selector.number} is damaged: {observation.autoboot_problem}",
+                    "run `abboot repair`",
+                )
+            yield observation, classify(observation)
+
+    def _permit(self, situation: Situation, verb: Verb) -> Permit:
+        permit = situation.permit(verb)
+        if permit is Permit.REFUSE:
+            why, hint = REFUSALS[situation.phase, verb]
+            if situation.phase is Phase.FOREIGN:
+                why = situation.reason
+            raise Refused(f"cannot {verb}: {why}", hint)
+        return permit
+
+    def _unchanged(self, situation: Situation, detail: str) -> Change:
+        return Change(changed=False, phase_before=situation.phase, phase_after=situation.phase, detail=detail)
+
+    def _target(self, situation: Situation, observation: Observation) -> Slot:
+        """G4: never the booted slot, never the primary."""
+        slot = situation.inactive
+        if slot is None:
+            raise Damaged(
+                f"cannot stage: nothing says which slot of {self._disk.name} is the primary", "run `abboot repair`"
+            )
+        partition = observation.layout.partition(slot)
+        mounts = self._disk.mounts_of(partition.number)
+        if mounts:
+            raise Refused(
+                f"cannot stage: slot {slot} (partition {partition.number}) is mounted on {mounts[0].path}",
+                f"umount {mounts[0].path}",
+            )
+        return slot
+
+    def _check_way_back(self, observation: Observation, situation: Situation) -> None:
+        """Until the next commit the primary is the only good slot: it has to be whole."""
+        from abboot.verify import check_present
+
+        primary = situation.primary
+        assert primary is not None
+        problem = check_present(self._disk, observation, primary)
+        if problem:
+            raise Refused(
+                f"cannot stage: the primary, slot {primary}, is not whole: {problem}",
+                "there would be no way back; restore the primary first",
+            )
+
+    def _base(self, situation: Situation, base: str) -> Slot | None:
+        if base not in ("none", "booted"):
+            raise AbbootError(f"cannot stage: base is {base!r}", "use 'booted' or 'none'")
+        return (situation.booted or situation.primary) if base == "booted" else None
+
+    @contextmanager
+    def _slot_device(self, observation: Observation, slot: Slot) -> Iterator[BlockDevice]:
+        partition = observation.layout.partition(slot)
+        device = self._disk.open_partition(partition.number, partition.start, partition.size, writable=True)
+        try:
+            yield device
+        finally:
+            device.close()
+
+    def _prepare(
+        self,
+        device: BlockDevice,
+        slot: Slot,
+        files: tuple[SourceFile, ...],
+        sources: tuple[str, ...],
+        observation: Observation,
+        situation: Situation,
+        label: str,
+        annotations: Mapping[str, str] | None,
+        progress: Progress | None,
+    ) -> Prepared:
+        from abboot.fat.geometry import Geometry
+        from abboot.staging import prepare
+
+        reading = observation.slots[slot]
+        newest = observation.journal.newest
+        known = newest.slots[slot] if newest else None
+        shape = reading.geometry or (known.geometry if known else None)
+        partition = observation.layout.partition(slot)
+        if shape is not None:
+            geometry = Geometry.from_json(shape)
+            if geometry.size > partition.size:
+                raise Damaged(
+                    f"cannot stage: the volume of slot {slot} says {geometry.size} bytes, "
+                    f"its partition has {partition.size}",
+                    "the partition table was changed; rebuild the image",
+                )
+        else:
+            geometry = Geometry.choose(
+                partition.size,
+                label=f"BOOT_{slot.upper()}",
+                volume_id=_volume_id(observation.layout.table.disk_id, slot),
+                sector_size=device.block_size_bytes,
+                hidden_sectors=partition.start // device.block_size_bytes,
+            )
+        generations = [
+            *(entry.generation or 0 for entry in (newest.slots.values() if newest else ())),
+            *(r.record.generation for r in observation.slots.values() if r.record is not None),
+        ]
+        return prepare(
+            device,
+            slot,
+            files,
+            geometry=geometry,
+            reading=reading,
+            keep=situation.states[slot] in (SlotState.GOOD, SlotState.STAGED, SlotState.FAILED),
+            generation=max(generations, default=0) + 1,
+            version=VERSION,
+            label=label,
+            annotations=annotations,
+            sources=sources,
+            progress=progress,
+        )
+
+    def _check_tryable(self, situation: Situation, slot: Slot, *, retry: bool) -> None:
+        state = situation.states[slot]
+        rule, trial = situation.outcome, situation.trial
+        if rule is not None and trial is not None and trial.slot is slot:
+            from abboot.core.states import slot_after
+
+            state = slot_after(rule, trial, self._config.trial.attempts, state)
+        if state in (SlotState.STAGED, SlotState.GOOD) or (state is SlotState.FAILED and retry):
+            return
+        hints = {
+            SlotState.FAILED: "stage a better tree, or insist with `abboot trial --retry`",
+            SlotState.INCOMPLETE: "a stage was cut short: run `abboot stage TREE` again",
+        }
+        raise Refused(
+            f"cannot try slot {slot}: it is {state}", hints.get(state, "stage a tree first: `abboot stage TREE`")
+        )
+
+    def _check_digest(self, observation: Observation, slot: Slot, record_digest: str | None) -> None:
+        found = observation.slots[slot].record_digest
+        if record_digest is not None and record_digest != found:
+            raise Refused(
+                f"cannot try slot {slot}: it holds record {(found or 'none')[:12]}, not {record_digest[:12]}",
+                "somebody staged something else in the meantime; stage again",
+            )
+
+    def _check_bootloader(self, observation: Observation) -> None:
+        """H-01: a bootloader from before A/B support takes every line of autoboot.txt: it cold-boots the armed slot."""
+        from datetime import UTC, datetime
+
+        from abboot.core.firmware import identify_model, proves_ab_support
+
+        report = observation.report
+        found = identify_model(report.model) if report and report.model else None
+        stamp = report.build_timestamp if report else None
+        date = datetime.fromtimestamp(stamp, UTC).date() if stamp else None
+        proved = proves_ab_support(found[0].family, date) if found else None
+        if proved is False:
+            raise Refused(
+                f"cannot arm a trial: the bootloader of {date} does not know A/B boot (H-01)",
+                "update it first: `sudo rpi-eeprom-update -a`, then reboot",
+            )
+        if proved is None and not self._config.trial.allow_unknown_bootloader:
+            what = "this board is none that abboot knows" if not found else "the bootloader does not tell its date"
+            raise Refused(
+                f"cannot arm a trial: {what}, so nothing proves that it knows A/B boot (H-01)",
+                "if you know that it does, set `trial.allow_unknown_bootloader = true` in the configuration",
+            )
+
+    def _check_channel(self, observation: Observation) -> None:
+        """H-29: on a mainline kernel nothing sets the flag."""
+        if observation.flag is None and self._config.trial.reboot is not RebootChannel.ARGUMENT:
+            raise Refused(
+                "cannot arm a trial: there is no way to set the firmware's tryboot flag: no /dev/vcio (H-29)",
+                "use the Raspberry Pi kernel; where the reboot argument is known to work, set `trial.reboot = "
+                '"argument"` in the configuration',
+            )
+
+    def _executor(self, observation: Observation, **stage: Any) -> Executor:
+        from abboot.execute import Executor
+
+        return Executor(
+            self._disk,
+            self._machine,
+            observation,
+            edited_by_system=self._config.verify.edited_by_system,
+            mailbox=self._config.trial.reboot is not RebootChannel.ARGUMENT,
+            argument=self._config.trial.reboot is not RebootChannel.MAILBOX,
+            **stage,
+        )
+
+    def _stamp(self) -> Stamp:
+        machine = self._machine
+        clocks = None
+        if machine is not None:
+            clocks = Clocks(realtime_s=machine.clock.realtime_s(), boottime_s=machine.clock.boottime_s())
+        return Stamp(boot_id=machine.boot_id() if machine else None, clocks=clocks, version=VERSION)
+
+    def _watch(self, checks: Sequence[Any] | None, progress: Callable[[Any], None] | None) -> HealthReport:
+        from abboot import health
+
+        settings = self._config.health
+        if checks is None and settings.checks and not self._live:
+            # They would run commands and ask services of this system, about that one.
+            raise Refused(
+                "cannot confirm: the health checks cannot be run below a --sysroot",
+                "end the trial with `abboot commit` or `abboot revert`",
+            )
+        return health.watch(
+            health.build_checks(settings.checks) if checks is None else checks,
+            stable_for=settings.stable_for_s,
+            deadline=settings.deadline_s,
+            interval=settings.interval_s,
+            clock=self._machine.clock if self._machine else None,
+            progress=progress,
+        )
+
+    def _status(self, observation: Observation, situation: Situation) -> Status:
+        slots = {}
+        for slot in Slot:
+            reading = observation.slots[slot]
+            slots[slot] = SlotStatus(
+                slot=slot,
+                partition=reading.partition,
+                state=situation.states[slot],
+                label=reading.record.label if reading.record else "",
+                record=reading.record,
+                record_digest=reading.record_digest,
+                generation=reading.record.generation if reading.record else None,
+            )
+        return Status(
+            disk=self._disk.name,
+            model=observation.report.model if observation.report else None,
+            phase=situation.phase,
+            reason=situation.reason,
+            booted=situation.booted,
+            booted_partition=situation.booted_partition,
+            primary=situation.primary,
+            armed=situation.armed,
+            flag=observation.flag,
+            last_trial=last_trial(situation.trial, situation.outcome, situation.phase, _MEANINGS),
+            slots=slots,
+            power_cut=self._forecast(observation),
+            next=next_step(observation, situation),
+            notes=(*observation.layout.notes, *situation.notes),
+        )
+
+    def _forecast(self, observation: Observation) -> Forecast:
+        """What a power cut now would boot, by the firmware model."""
+        from abboot.card import card_view, likely_board
+        from abboot.core.firmware import ResetKind, after_reset, next_boot
+
+        board = likely_board(observation.report)
+        card = card_view(self._disk, observation.layout.table, observation.autoboot_raw, board)
+        boots = [
+            boot
+            for reset in after_reset(board, ResetKind.POWER_CUT, flag=bool(observation.flag))
+            for boot in next_boot(board, card, reset)
+        ]
+        return Forecast(
+            partition=boots[0].partition,
+            slot=observation.layout.slot_of(boots[0].partition),
+            certain=len(boots) == 1,
+            why=boots[0].why,
+        )
+
+
+_MEANINGS: Mapping[Outcome, str] = {rule.outcome: rule.meaning for rule in OUTCOMES}
+
+
+def _volume_id(disk_id: str, slot: Slot) -> int:
+    """The same for the same disk and slot, so that building is reproducible."""
+    import hashlib
+
+    return int.from_bytes(hashlib.sha256(f"{disk_id}/{slot}".encode()).digest()[:4], "little")
+
+
+def _clock(machine: Machine | None) -> Callable[[], float]:
+    if machine is not None:
+        return machine.clock.boottime_s
+    import time
+
+    return time.monotonic
+
+
+__all__ = ["BootManager", "Change", "Confirmation", "Staged"]

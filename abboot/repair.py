@@ -1,0 +1,226 @@
+"""Repairing the selector: ``autoboot.txt`` from the journal, the journal from ``autoboot.txt``.
+
+Rules:
+    1. Nothing is committed: the primary is what the file says if it parses, else what the journal says.  Never the slot
+       that happens to be booted: after a damaged file that is partition 2, whatever was committed (H-15).
+    2. What can be done by overwriting one sector is done so.  Only a file that is missing or not whole in one sector
+       costs the one change of the selector that is not atomic: the volume is planned and written as a whole, its boot
+       sector last, and what a cut leaves is repaired by running this again.
+    3. At most one plain reboot, counted in the journal (G7).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from abboot.core import journal as journal_format
+from abboot.core.autoboot import MAX_SIZE, Autoboot
+from abboot.core.journal import Entry, successor
+from abboot.core.plan import Append, Plan, Show, Stamp, Switch, plan_rest, unknown_slot
+from abboot.core.plan import Reboot as RebootStep
+from abboot.core.states import Observation, Situation
+from abboot.core.words import Phase, Slot, SlotState, Transition
+from abboot.errors import Damaged, Refused
+from abboot.selector import AUTOBOOT, JOURNAL, open_for_reading
+
+if TYPE_CHECKING:
+    from abboot.core.protocols import Disk
+    from abboot.execute import Executor
+    from abboot.fat.plan import Content
+    from abboot.fat.read import FatVolume
+
+_OTHERS_LIMIT = 16 << 20  # bytes of one file that somebody else keeps on the selector
+
+
+@attrs.frozen(kw_only=True)
+class Repair:
+    """What a repair did, or would do."""
+
+    changed: bool
+    steps: tuple[str, ...]  # a sentence each
+    rebooting: bool = False
+
+
+def repair(
+    disk: Disk,
+    observation: Observation,
+    situation: Situation,
+    stamp: Stamp,
+    executor: Executor,
+    *,
+    attempts: int,
+    dry_run: bool,
+) -> Repair:
+    """See :meth:`abboot.BootManager.repair`; the caller holds the lock."""
+    primary = situation.primary
+    if primary is None:
+        raise Damaged(
+            f"cannot repair {disk.name}: autoboot.txt ({observation.autoboot_problem}) and the journal "
+            f"({observation.journal_problem or 'it names no slot'}) are both lost: "
+            "nothing says which slot is the primary",
+            "write autoboot.txt by hand: [all] tryboot_a_b=1 boot_partition=N [tryboot] boot_partition=N, a line each",
+        )
+    said: list[str] = []
+    wanted = _wanted_text(observation, primary)
+    needs_text = observation.autoboot is None
+    needs_entry = observation.journal.newest is None
+    partition = observation.layout.selector
+    entry = _entry(observation, situation, primary, stamp, wanted if needs_text else None)
+    steps: list[Append | Switch | Show | RebootStep] = []
+    rebuild = _must_rebuild(disk, observation, needs_text=needs_text, needs_entry=needs_entry)
+    if rebuild:
+        said.append(f"rewrite the selector (partition {partition.number}) as a whole: {rebuild}")
+    elif needs_text or needs_entry:
+        steps.append(Append(entry))
+        if needs_entry:
+            said.append(f"start the journal again; primary {primary}, slots as they are found")
+        if needs_text and observation.autoboot_raw is not None:
+            number = observation.layout.partition(primary).number
+            said.append(f"rewrite autoboot.txt: slot {primary} (partition {number})")
+            steps.append(Switch(observation.autoboot_raw, wanted))
+    hidden = [slot for slot, reading in observation.slots.items() if reading.hidden and slot is not situation.booted]
+    said += [f"give slot {slot} its boot sector back" for slot in hidden]
+    steps += [Show(slot) for slot in hidden]
+    reboot, refused = _reboot(observation, situation)
+    if refused:
+        said.append(refused)
+    if reboot:
+        said.append(f"reboot once, without the flag, into slot {primary}")
+    if not dry_run:
+        if rebuild:
+            _rebuild(disk, observation, wanted, attrs.evolve(entry, repair_reboots=entry.repair_reboots + reboot))
+        elif reboot and not steps:
+            steps.append(Append(attrs.evolve(entry, repair_reboots=entry.repair_reboots + 1)))
+        elif reboot and isinstance(steps[0], Append):
+            steps[0] = Append(attrs.evolve(entry, repair_reboots=entry.repair_reboots + 1))
+        executor.run(Plan(tuple(steps)))
+        if reboot:
+            executor.run(Plan((RebootStep(None),)))
+        elif situation.phase is Phase.SETTLED and not needs_text and not needs_entry and not rebuild:
+            executor.run(plan_rest(observation, situation, stamp, attempts=attempts))
+    return Repair(changed=said not in ([], [refused]), steps=tuple(said), rebooting=reboot and not dry_run)
+
+
+def _wanted_text(observation: Observation, primary: Slot) -> bytes:
+    number = observation.layout.partition(primary).number
+    wanted = Autoboot(primary=number, trial=number)
+    raw = observation.autoboot_raw
+    # An open trial is over: `[tryboot]` goes home.  A file of a length that works keeps it, padded with newlines.
+    return wanted.render(len(raw)) if raw and len(wanted.render()) <= len(raw) <= MAX_SIZE else wanted.render()
+
+
+def _entry(observation: Observation, situation: Situation, primary: Slot, stamp: Stamp, after: bytes | None) -> Entry:
+    newest = observation.journal.newest
+    texts = {"autoboot_before": observation.autoboot_raw, "autoboot_after": after} if after is not None else {}
+    common: dict[str, Any] = {
+        "boot_id": stamp.boot_id,
+        "clocks": stamp.clocks,
+        "abboot_version": stamp.version,
+        "primary": primary,
+        "note": observation.autoboot_problem or observation.journal_problem or situation.reason,
+        **texts,
+    }
+    if newest is not None:
+        return successor(newest, Transition.REPAIRED, **common)
+    # A lost history is not invented: what is there is `unknown`, bootable perhaps, and never retried by itself.
+    slots = {slot: unknown_slot(observation.slots[slot]) for slot in Slot}
+    if slots[primary].state is not SlotState.UNKNOWN:
+        slots[primary] = attrs.evolve(slots[primary], state=SlotState.UNKNOWN)
+    return Entry(sequence=0, transition=Transition.REPAIRED, slots=slots, **common)
+
+
+def _must_rebuild(disk: Disk, observation: Observation, *, needs_text: bool, needs_entry: bool) -> str:
+    """Why overwriting a sector is not enough; empty if it is."""
+    if not needs_text and not needs_entry:
+        return ""
+    partition = observation.layout.selector
+    try:
+        with open_for_reading(disk, partition) as volume:
+            text, journal = volume.find(AUTOBOOT), volume.find(JOURNAL)
+    except Damaged as error:
+        return error.message
+    if text is None:
+        return f"there is no {AUTOBOOT}"
+    if journal is None or journal.size < 2 * journal_format.BLOCK_SIZE:
+        return f"there is no {JOURNAL}"
+    if needs_text and not 64 <= text.size <= MAX_SIZE:
+        return f"{AUTOBOOT} has {text.size} bytes, and 64 to {MAX_SIZE} can be overwritten in one sector"
+    return ""
+
+
+def _rebuild(disk: Disk, observation: Observation, wanted: bytes, entry: Entry) -> None:
+    """Plan the selector as a whole and write it, its boot sector last.
+
+    Cut in it: the selector has no boot sector, the firmware boots the first slot that it finds, and the journal, which
+    is written where the raw scan finds it, still names the primary for the next repair.
+    """
+    from abboot.fat.check import digests
+    from abboot.fat.read import FatVolume
+    from abboot.fat.write import compare, invalidate, validate, write_content
+    from abboot.image.selector import plan_selector
+
+    partition = observation.layout.selector
+    mounts = disk.mounts_of(partition.number)
+    if mounts:
+        raise Refused(
+            f"cannot repair {disk.name}: the selector has to be rewritten, and is mounted on {mounts[0].path}",
+            f"umount {mounts[0].path}",
+        )
+    text = wanted if observation.autoboot is None else observation.autoboot_raw or wanted
+    entries = [*observation.journal.entries[-(journal_format.BLOCKS - 1) :], entry]
+    ring = {journal_format.block_index(kept.sequence, journal_format.BLOCKS): kept.encode() for kept in entries}
+    empty = bytes(journal_format.BLOCK_SIZE)
+    journal = b"".join(ring.get(index, empty) for index in range(journal_format.BLOCKS))
+    device = disk.open_partition(partition.number, partition.start, partition.size, writable=True)
+    try:
+        volume_id, label = 0, "SELECTOR"
+        extra: list[Content] = []
+        try:
+            old = FatVolume(device)
+            volume_id, label = old.geometry.volume_id, old.geometry.label or label
+            extra = _others(old)
+        except Damaged:
+            pass
+        plan = plan_selector(
+            partition.size, device.block_size_bytes, label, volume_id, text, journal, extra,
+            hidden_sectors=partition.start // device.block_size_bytes,
+        )  # fmt: skip
+        diff = compare(device, plan, None)
+        invalidate(device, plan.geometry)
+        write_content(device, plan, diff)
+        device.forget_cache()
+        digests(FatVolume(device, boot_sector=plan.boot_sector))  # every chain can be followed
+        validate(device, plan.geometry)
+    finally:
+        device.close()
+
+
+def _others(volume: FatVolume) -> list[Content]:
+    """Files that somebody else keeps on the selector (bootcode.bin of a Pi 3): they stay."""
+    return [
+        _in_memory(file.path, volume.read_file(file.path, _OTHERS_LIMIT))
+        for file in volume.files()
+        if file.path.lower() not in (AUTOBOOT, JOURNAL.lower())
+    ]
+
+
+def _in_memory(path: str, data: bytes) -> Content:
+    from abboot.fat.plan import Content
+
+    return Content(path=path, size=len(data), chunks=lambda: iter((data,)))
+
+
+def _reboot(observation: Observation, situation: Situation) -> tuple[bool, str]:
+    """Whether the wrong slot is booted, and why it is not left all the same."""
+    if situation.phase is not Phase.FOREIGN or situation.booted is None:
+        return False, ""
+    newest = observation.journal.newest
+    if newest is not None and newest.repair_reboots >= 1:
+        # G7: the last repair rebooted already and came back here.
+        return False, (
+            f"slot {situation.booted} is booted again after a repair that rebooted: not rebooting a second time; "
+            "`abboot status` says what the firmware decides"
+        )
+    return True, ""

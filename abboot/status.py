@@ -1,0 +1,221 @@
+"""What ``status`` says: where the device stands, why, what a power cut now would boot, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from abboot.core.journal import Entry, Trial
+from abboot.core.record import Record
+from abboot.core.states import Observation, OutcomeRule, Situation
+from abboot.core.words import Outcome, Phase, Slot, SlotState, TrialProgress
+
+SCHEMA = 1  # of the JSON form; a new key does not raise it, a changed one does
+
+
+@attrs.frozen(kw_only=True)
+class SlotStatus:
+    """One slot."""
+
+    slot: Slot
+    partition: int
+    state: SlotState
+    label: str
+    record: Record | None
+    record_digest: str | None
+    generation: int | None
+
+
+@attrs.frozen(kw_only=True)
+class LastTrial:
+    """The last trial and how it ended; ``outcome`` is ``None`` while it is open."""
+
+    slot: Slot
+    record_digest: str
+    attempt: int
+    progress: TrialProgress
+    outcome: Outcome | None
+    noted: bool  # the journal has the outcome; else the next confirm writes it
+    meaning: str
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class Forecast:
+    """What the firmware would boot after a power cut now."""
+
+    partition: int | None
+    slot: Slot | None
+    certain: bool
+    why: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Status:
+    """Everything a person or a program asks first."""
+
+    disk: str
+    model: str | None
+    phase: Phase
+    reason: str
+    booted: Slot | None
+    booted_partition: int | None
+    primary: Slot | None
+    armed: Slot | None
+    flag: bool | None
+    last_trial: LastTrial | None
+    slots: Mapping[Slot, SlotStatus]
+    power_cut: Forecast | None
+    next: str
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form: lower-case words, no Python types."""
+        return {
+            "schema": SCHEMA,
+            "disk": self.disk,
+            "model": self.model,
+            "phase": str(self.phase),
+            "reason": self.reason,
+            "booted": _word(self.booted),
+            "booted_partition": self.booted_partition,
+            "primary": _word(self.primary),
+            "armed": _word(self.armed),
+            "tryboot_flag": self.flag,
+            "last_trial": None if self.last_trial is None else _plain(self.last_trial),
+            "slots": {
+                str(slot): {
+                    "partition": status.partition,
+                    "state": str(status.state),
+                    "label": status.label,
+                    "record_digest": status.record_digest,
+                    "generation": status.generation,
+                    "record": None if status.record is None else record_to_json(status.record),
+                }
+                for slot, status in self.slots.items()
+            },
+            "power_cut": None if self.power_cut is None else _plain(self.power_cut),
+            "next": self.next,
+            "notes": list(self.notes),
+        }
+
+
+def record_to_json(record: Record) -> dict[str, Any]:
+    """A record as ``status --json`` shows it."""
+    return {
+        "slot": str(record.slot),
+        "generation": record.generation,
+        "abboot_version": record.abboot_version,
+        "label": record.label,
+        "tree_digest": record.tree_digest,
+        "sources": list(record.sources),
+        "annotations": dict(record.annotations),
+        "forklift": None if record.forklift is None else dict(record.forklift),
+    }
+
+
+def entry_to_json(entry: Entry) -> dict[str, Any]:
+    """A journal entry as ``log --json`` shows it."""
+    trial = entry.trial
+    return {
+        "sequence": entry.sequence,
+        "transition": str(entry.transition),
+        "primary": str(entry.primary),
+        "slots": {
+            str(slot): {
+                "partition": known.partition,
+                "state": str(known.state),
+                "record_digest": known.record_digest,
+                "generation": known.generation,
+            }
+            for slot, known in entry.slots.items()
+        },
+        "trial": None
+        if trial is None
+        else {
+            "slot": str(trial.slot),
+            "record_digest": trial.record_digest,
+            "attempt": trial.attempt,
+            "progress": str(trial.progress),
+            "outcome": _word(trial.outcome),
+            "reason": trial.reason,
+        },
+        "boot_id": entry.boot_id,
+        "autoboot_before": _text(entry.autoboot_before),
+        "autoboot_after": _text(entry.autoboot_after),
+        "clocks": None
+        if entry.clocks is None
+        else {"realtime_s": entry.clocks.realtime_s, "boottime_s": entry.clocks.boottime_s},
+        "note": entry.note,
+        "abboot_version": entry.abboot_version,
+    }
+
+
+def last_trial(
+    trial: Trial | None, rule: OutcomeRule | None, phase: Phase, meanings: Mapping[Outcome, str]
+) -> LastTrial | None:
+    """The last trial as status shows it: an outcome that nobody journalled yet is shown all the same."""
+    if trial is None:
+        return None
+    outcome = trial.outcome if trial.outcome is not None else (rule.outcome if rule is not None else None)
+    if outcome is None:
+        meaning = {Phase.ARMED: "armed: the next reboot with the flag tries it", Phase.TRIAL: "running now"}.get(
+            phase, "open"
+        )
+    else:
+        meaning = meanings[outcome]
+    return LastTrial(
+        slot=trial.slot,
+        record_digest=trial.record_digest,
+        attempt=trial.attempt,
+        progress=trial.progress,
+        outcome=outcome,
+        noted=trial.outcome is not None,
+        meaning=meaning,
+        reason=trial.reason,
+    )
+
+
+def next_step(observation: Observation, situation: Situation) -> str:
+    """What a person would do next, one sentence."""
+    inactive = situation.inactive
+    match situation.phase:
+        case _ if observation.autoboot is None:
+            return "rewrite autoboot.txt: abboot repair"
+        case Phase.ARMED:
+            return "reboot into the trial: abboot trial; or cancel it: abboot revert"
+        case Phase.TRIAL:
+            return "end the trial: abboot confirm (or commit, revert)"
+        case Phase.FOREIGN:
+            return "return to the primary: a plain reboot, or abboot repair"
+        case Phase.OFFLINE:
+            target = situation.primary.other if situation.primary else None
+            return f"stage a tree onto slot {target}: abboot stage TREE" if target else "abboot repair"
+        case _ if situation.outcome is not None:
+            return "note how the trial ended: abboot confirm"
+        case _ if inactive is not None and situation.states[inactive] is SlotState.STAGED:
+            return f"try slot {inactive}: abboot trial"
+        case _:
+            return f"stage a tree onto slot {inactive}: abboot stage TREE"
+
+
+def _word(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _text(data: bytes | None) -> str | None:
+    return None if data is None else data.decode("latin-1")
+
+
+def _plain(value: attrs.AttrsInstance) -> dict[str, Any]:
+    """An attrs value with its enums as words and its tuples as lists."""
+    plain = attrs.asdict(value)
+    return {key: _plain_item(item) for key, item in plain.items()}
+
+
+def _plain_item(item: Any) -> Any:
+    if isinstance(item, str):
+        return str(item)
+    return list(item) if isinstance(item, tuple) else item
