@@ -175,7 +175,7 @@ def merge(base: Sequence[SourceFile], overlays: Sequence[Sequence[SourceFile]]) 
             for end in (at for at, char in enumerate(path) if char == "/"):
                 spelled.setdefault(fold(path[:end]), path[:end])
         merged.update(laid)
-        folders = {**spelled, **folders}
+        folders |= spelled
     return tuple(sorted((file for files in merged.values() for file in files), key=lambda file: file.path))
 
 

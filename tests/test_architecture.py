@@ -48,6 +48,7 @@ CLI_ONLY = {
     "print", "input", "exit", "quit", "sys.exit", "os._exit", "sys.stdout", "sys.stderr",
     "os.environ", "os.environb", "os.getenv", "logging.basicConfig", "structlog.configure",
 }  # fmt: skip
+COMMAND_LINE = ("abboot/cli/", "abboot/__main__.py")
 # What `import abboot` must not load; what nothing may ever load (pkg_resources is gone from the newest setuptools).
 LAZY = {"parted", "_ped", "pyfatfs"}
 NEVER = {"fs", "pkg_resources", "setuptools"}
@@ -151,7 +152,7 @@ def test_a_part_imports_only_what_it_stands_on(part: str) -> None:
 def test_nothing_imports_the_command_line() -> None:
     found = offences("abboot", imports_of, lambda name: within(name, "abboot.cli"))
 
-    assert [place for place in found if not place.startswith(("abboot/cli/", "abboot/__main__.py"))] == []
+    assert [place for place in found if not place.startswith(COMMAND_LINE)] == []
 
 
 @pytest.mark.parametrize("library", ONLY_IN)
@@ -171,7 +172,7 @@ def test_nothing_imports_what_new_versions_of_setuptools_lack() -> None:
 def test_only_the_command_line_prints_exits_reads_the_environment_or_configures_logging() -> None:
     found = offences("abboot", names_used, CLI_ONLY.__contains__)
 
-    assert [place for place in found if not place.startswith("abboot/cli/")] == []
+    assert [place for place in found if not place.startswith(COMMAND_LINE)] == []
 
 
 def test_importing_abboot_loads_neither_parted_nor_pyfatfs() -> None:

@@ -10,7 +10,7 @@ Rules:
   ``autoboot.adoc`` and other ``.adoc`` are files of raspberrypi/documentation, "measured" means on a Pi 4B revision 1.2
   with the bootloader of 2026-05-17 unless it says otherwise.
 * What nobody documented is a member of :class:`Unknown`, and both answers are explored.  The answer that the sources
-  make more likely comes first.  An unknown is a property of the firmware, so within one outcome it has one answer.
+  make more likely comes first.  An unknown is a property of the firmware, so within one boot it has one answer.
 * Content of ``config.txt`` is not seen, only file names: ``kernel=``, ``os_prefix=`` and ``boot_ramdisk=1`` are
   guessed from what lies on the partition.
 """
@@ -18,6 +18,7 @@ Rules:
 from __future__ import annotations
 
 import enum
+import functools
 import re
 from collections.abc import Callable, Iterator
 from datetime import date
@@ -446,10 +447,39 @@ def next_boot(board: Board, card: CardView, reset: Reset) -> tuple[Boot, ...]:
     At least one; two never agree in everything but ``why``.  Never raises.
     """
     outcomes: dict[object, Boot] = {}
-    for boot in _explore(lambda assumed: _PowerOn(board, card, assumed).run(reset)):
-        key = (boot.partition, boot.tryboot, boot.config, boot.reported_partition)
-        outcomes.setdefault(key, boot)
+    resets_itself = False
+
+    @functools.cache
+    def readings(tryboot: bool, sections: bool) -> tuple[tuple[tuple[int, bool], ...], tuple[str, ...]]:
+        reading = read_as_firmware(card.autoboot, tryboot=tryboot, sections=sections)
+        choices = ((reading.boot_partition, reading.tryboot_a_b), *reading.alternatives)
+        return _worth_telling_apart(choices, card, tryboot), reading.doubts
+
+    for result in _explore(lambda assumed: _PowerOn(board, card, assumed, readings).run(reset)):
+        if isinstance(result, Boot):
+            outcomes.setdefault(_identity(result), result)
+        elif not resets_itself:
+            # Explored apart, once: a second boot inside each of the first would multiply the work (G10).  So a second
+            # boot may rest on another answer than the first, which only ever adds outcomes.
+            resets_itself = True
+            for boot in next_boot(board, card, Reset()):
+                outcomes.setdefault(_identity(boot), attrs.evolve(boot, why=result.why + boot.why))
     return tuple(attrs.evolve(boot, certain=len(outcomes) == 1) for boot in outcomes.values())
+
+
+def _worth_telling_apart(
+    choices: tuple[tuple[int, bool], ...], card: CardView, tryboot: bool
+) -> tuple[tuple[int, bool], ...]:
+    """Without those that would end like one before them: a hostile file names hundreds of numbers (G10)."""
+    distinct: dict[tuple[int, bool], tuple[int, bool]] = {}
+    for number, a_b in choices:
+        exists = number == 0 or card.partition(number) is not None
+        distinct.setdefault((number if exists else -1, a_b and tryboot), (number, a_b))
+    return tuple(distinct.values())
+
+
+def _identity(boot: Boot) -> tuple[object, ...]:
+    return boot.partition, boot.tryboot, boot.config, boot.reported_partition
 
 
 class ResetKind(enum.StrEnum):
@@ -610,7 +640,14 @@ class _Assumptions:
         return self._known[question]
 
 
-def _explore(run: Callable[[_Assumptions], Boot]) -> Iterator[Boot]:
+@attrs.frozen(kw_only=True)
+class _Spent:
+    """The bootloader resets the board: another boot follows, without flag and request."""
+
+    why: tuple[str, ...]
+
+
+def _explore(run: Callable[[_Assumptions], Boot | _Spent]) -> Iterator[Boot | _Spent]:
     """Run once per consistent set of answers, all likely ones first, then changing the last questions first."""
     prefix: list[int] = []
     while True:
@@ -668,17 +705,22 @@ _FIRMWARE = {
 _KERNEL = re.compile(r"(?!initr|boot\.img$|tryboot\.img$)(.*\.img|vmlinu[xz].*|image.*|.*\.efi|u-boot.*\.bin)")
 
 
+_Readings = Callable[[bool, bool], tuple[tuple[tuple[int, bool], ...], tuple[str, ...]]]
+"""(tryboot, sections) -> every plausible (boot_partition, tryboot_a_b), the likely one first, and the doubts."""
+
+
 class _PowerOn:
     """One run of the boot chain under one set of assumptions, following the order of its own UART log."""
 
-    def __init__(self, board: Board, card: CardView, assumed: _Assumptions) -> None:
+    def __init__(self, board: Board, card: CardView, assumed: _Assumptions, readings: _Readings) -> None:
         self.board = board
         self.card = card
         self.assumed = assumed
+        self.readings = readings
         self.why: list[str] = []
         self.poisoned = False  # rpi-eeprom#738
 
-    def run(self, reset: Reset) -> Boot:
+    def run(self, reset: Reset) -> Boot | _Spent:
         result = self._attempt(reset)
         if isinstance(result, Boot):
             return result
@@ -688,8 +730,7 @@ class _PowerOn:
         if resets and reset != Reset() and not (reset.request and self._ask(Unknown.FATAL_KEEPS_REQUEST)):
             # The flag is one-shot: it was cleared before anything was started (bootflow-eeprom.adoc).
             self._note("nothing boots: the bootloader resets the board, and the flag is spent")
-            self.poisoned = False
-            return self.run(Reset())
+            return _Spent(why=tuple(self.why))
         self._note("nothing boots: the board resets and tries again, for ever" if resets else "nothing boots: it waits")
         return self._nothing()
 
@@ -758,24 +799,13 @@ class _PowerOn:
             self._note("autoboot.txt: not found")
             return 0, True
         sections = self._known_or_ask(self.board.ab_sections, Unknown.SECTIONS)
-        reading = read_as_firmware(self.card.autoboot, tryboot=tryboot, sections=sections)
-        choices = self._worth_telling_apart(
-            ((reading.boot_partition, reading.tryboot_a_b), *reading.alternatives), tryboot
-        )
+        choices, doubts = self.readings(tryboot, sections)
         number, a_b = choices[self.assumed.choose(("autoboot.txt", tryboot), len(choices))]
-        if reading.doubts:
-            self._note(f"autoboot.txt: nothing documents {reading.doubts[0]}")
+        if doubts:
+            self._note(f"autoboot.txt: nothing documents {doubts[0]}")
         where = f"{'[tryboot]' if tryboot else '[all]'} " if sections else "no sections known, last "
         self._note(f"autoboot.txt: {where}boot_partition={number}" if number else "autoboot.txt: names no partition")
         return number, not a_b
-
-    def _worth_telling_apart(self, choices: tuple[tuple[int, bool], ...], tryboot: bool) -> list[tuple[int, bool]]:
-        """Without those that would end like one before them: a hostile file names hundreds of numbers (G10)."""
-        distinct: dict[tuple[int, bool], tuple[int, bool]] = {}
-        for number, a_b in choices:
-            exists = number == 0 or self.card.partition(number) is not None
-            distinct.setdefault((number if exists else -1, a_b and tryboot), (number, a_b))
-        return list(distinct.values())
 
     def _select(self, request: int, from_file: int) -> int:
         """The log line ``Select partition rsts R C(boot_partition) B EEPROM config E result X``."""

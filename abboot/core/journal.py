@@ -38,6 +38,7 @@ BLOCKS = 64  # what the image builder preallocates: 256 KiB
 FORMAT = 1
 READABLE_FROM = 1  # the oldest abboot format that can act on what we write
 MAX_SEQUENCE = 10**15
+MAX_ATTEMPT = 1000  # of one record
 
 TEXT_MAX = 200  # bytes of JSON that a note and a reason may take
 WORD_MAX = 64  # bytes of JSON that a label, a boot id and a version may take
@@ -135,7 +136,7 @@ class Trial:
 
     slot: Slot = attrs.field(validator=instance_of(Slot))
     record_digest: str = attrs.field(validator=digest)
-    attempt: int = attrs.field(default=1, validator=integer(1, 1000))
+    attempt: int = attrs.field(default=1, validator=integer(1, MAX_ATTEMPT))
     armed_boot_id: str | None = attrs.field(default=None, converter=_optional_word)
     started_boot_id: str | None = attrs.field(default=None, converter=_optional_word)
     progress: TrialProgress = attrs.field(default=TrialProgress.ARMED, validator=instance_of(TrialProgress))

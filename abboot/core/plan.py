@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 
 from abboot.core.autoboot import Autoboot
-from abboot.core.journal import Clocks, Entry, SlotEntry, Trial, successor
+from abboot.core.journal import MAX_ATTEMPT, Clocks, Entry, SlotEntry, Trial, successor
 from abboot.core.states import OPEN, Observation, Situation, SlotReading, outcome_of, slot_after
 from abboot.core.words import Outcome, Slot, SlotState, Transition, TrialProgress
 from abboot.errors import Damaged, Refused
@@ -247,8 +247,17 @@ def _switch(draft: _Draft, situation: Situation, after: bytes, *, show: bool = T
     if hidden is not None:
         draft.steps.append(Hide(hidden))
     draft.steps.append(Switch(before, after))
-    if hidden is not None and show:
-        draft.steps.append(Show(hidden))
+    if show:
+        _show(draft, situation, hidden)
+
+
+def _show(draft: _Draft, situation: Situation, hidden: Slot | None = None) -> None:
+    """Give back the boot sector that this plan takes away, and one that a cut left away."""
+    draft.steps += [
+        Show(slot)
+        for slot, reading in draft.observation.slots.items()
+        if slot is hidden or (reading.hidden and slot is not situation.primary)
+    ]
 
 
 def _conclude(draft: _Draft, situation: Situation, attempts: int, *, reading_after: bytes | None) -> None:
@@ -273,9 +282,15 @@ def _conclude(draft: _Draft, situation: Situation, attempts: int, *, reading_aft
             **switch,
         )
     elif situation.edited or (draft.newest is None and observation.autoboot is not None):
-        draft.append(Transition.EDITED, primary=situation.primary, **switch)
+        # A person made the slot on trial the primary: nobody committed it, and nobody can leave it any more.
+        over = trial is not None and trial.progress in OPEN
+        ended = attrs.evolve(trial, progress=TrialProgress.ENDED, outcome=Outcome.DISARMED) if over and trial else trial
+        draft.append(Transition.EDITED, primary=situation.primary, trial=ended, repair_reboots=0, **switch)
     elif switch:
-        draft.append(Transition.DISARMED, **switch)
+        draft.append(Transition.DISARMED, repair_reboots=0, **switch)
+    elif draft.newest is not None and draft.newest.repair_reboots:
+        # The reboot that a repair asked for came back to the primary: the next damage may ask for one again (G7).
+        draft.append(Transition.CONCLUDED, repair_reboots=0)
 
 
 def _disarm(draft: _Draft, situation: Situation, attempts: int, *, show: bool = True) -> None:
@@ -294,9 +309,7 @@ def _disarm(draft: _Draft, situation: Situation, attempts: int, *, show: bool = 
         # The next confirm points it home; a stray `reboot "0 tryboot"` until then is FOREIGN and falls back.
         _switch(draft, situation, home, show=show)
     elif show:
-        for slot, reading in observation.slots.items():
-            if reading.hidden and slot is not situation.primary:
-                draft.steps.append(Show(slot))
+        _show(draft, situation)
 
 
 def plan_rest(observation: Observation, situation: Situation, stamp: Stamp, *, attempts: int) -> Plan:
@@ -361,7 +374,9 @@ def _settle(observation: Observation, stamp: Stamp) -> float:
     if stamp.clocks is None:
         return 0.0
     for entry in reversed(observation.journal.entries):
-        if entry.transition is Transition.COMMITTED and entry.boot_id == stamp.boot_id and entry.clocks is not None:
+        # The intent counts as well: a commit that was killed after its switch left no other entry.
+        switched = entry.transition in (Transition.COMMITTED, Transition.COMMITTING)
+        if switched and entry.boot_id == stamp.boot_id and entry.clocks is not None:
             return max(0.0, SETTLE_SECONDS - (stamp.clocks.boottime_s - entry.clocks.boottime_s))
     return 0.0
 
@@ -390,7 +405,7 @@ def plan_trial(
     draft.steps.append(CheckFiles(slot, digest, edited_is_fine=draft.newest.slots[slot].state is SlotState.GOOD))
     attempt = 1
     if last is not None and (last.slot, last.record_digest) == (slot, digest) and not _starts_over(last, situation):
-        attempt = last.attempt + 1
+        attempt = min(last.attempt + 1, MAX_ATTEMPT)
     armed = text_for(observation, primary=primary, trial=slot)
     switch = autoboot.trial != observation.layout.partition(slot).number
     draft.append(
@@ -407,8 +422,8 @@ def plan_trial(
     )
     if switch:
         _switch(draft, situation, armed)
-    elif observation.slots[slot].hidden:
-        draft.steps.append(Show(slot))
+    else:
+        _show(draft, situation)
     draft.steps += _fire(reboot=reboot)
     return draft.done()
 
@@ -427,14 +442,17 @@ def _fire(*, reboot: bool) -> list[Step]:
     return steps
 
 
-def plan_fire(observation: Observation, *, reboot: bool) -> Plan:
-    """ARMED: set the flag if it is not set, and reboot."""
+def plan_fire(observation: Observation, situation: Situation, stamp: Stamp, *, reboot: bool) -> Plan:
+    """ARMED: set the flag if it is not set, and reboot.  An arm that was killed may have left the slot hidden."""
+    draft = _Draft(observation, stamp, observation.journal.newest)
+    _show(draft, situation)
     steps = _fire(reboot=reboot)
     if observation.flag:
         steps = steps[1:]
     if observation.pending_argument == TRYBOOT_ARGUMENT:
         steps = [step for step in steps if not isinstance(step, SetArgument)]
-    return Plan(tuple(steps))
+    draft.steps += steps
+    return draft.done()
 
 
 def plan_commit(observation: Observation, situation: Situation, stamp: Stamp) -> Plan:

@@ -330,6 +330,8 @@ def outcome_of(observation: Observation, trial: Trial) -> OutcomeRule | None:
         "tryboot": bool(observation.report and observation.report.tryboot),
         "same_boot": trial.armed_boot_id == observation.boot_id,
     }
+    if facts["switched"] and trial.progress is not TrialProgress.COMMITTING:
+        return None  # a person made it the primary: it neither failed nor was it committed
     for rule in OUTCOMES:
         if rule.progress is trial.progress and all(getattr(rule, k) in (None, v) for k, v in facts.items()):
             return rule

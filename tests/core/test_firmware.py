@@ -362,3 +362,20 @@ def test_a_card_names_each_partition_once_and_in_order() -> None:
     for wrong in ((two, one), (one, one)):
         with pytest.raises(ValueError, match="once each and lowest first"):
             CardView(partitions=wrong)
+
+
+@pytest.mark.parametrize("model", [Model.PI_5, Model.PI_4])
+@pytest.mark.parametrize("tree", ["pi4-no-kernel", "config-only", "signed", "pi4"])
+def test_a_file_that_names_every_partition_in_doubtful_lines_has_a_bounded_answer(model: Model, tree: str) -> None:
+    # The second boot, after a fatal error, reads the same file without the flag and so with other doubts.
+    text = b"".join(b"boot_partition=%d\r\n" % number for number in range(200)) + b"tryboot_a_b=1\r\n"
+    card = CardView(
+        table=TableKind.GPT,
+        partitions=tuple(
+            PartitionView(number=number, readable=True, fat_type=number != 1, files=TREES[tree])
+            for number in range(1, 9)
+        ),
+        autoboot=text,
+    )
+
+    assert 1 <= len(next_boot(Board(model=model), card, Reset(tryboot=True, request=62))) <= 64

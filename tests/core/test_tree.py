@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 import string
-import subprocess
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -176,36 +172,6 @@ def test_an_accepted_tree_has_one_name_for_each_file_and_folder(paths: list[str]
     nodes = {path[:at] for path in paths for at in [*(i for i, c in enumerate(path) if c == "/"), len(path)]}
     assert len({fold(node) for node in nodes}) == len(nodes)
     assert len(nodes - set(paths)) + len(paths) == len(nodes)  # nothing is both a file and a folder, no file twice
-
-
-NAME_CHARACTERS = string.ascii_letters + string.digits + "!#$%&'()+,-;=@[]^_`{}~."  # mtools drops spaces of short names
-DOS_DEVICE = re.compile(r"(con|prn|aux|nul|clock\$|com\d|lpt\d) *(\.|$)", re.IGNORECASE)  # mtools writes no such name
-
-
-@pytest.mark.skipif(shutil.which("mcopy") is None, reason="mcopy (mtools) is not installed")
-@settings(max_examples=5, deadline=None)
-@given(st.sets(st.text(NAME_CHARACTERS, min_size=1, max_size=12), min_size=1, max_size=8))
-def test_mtools_can_write_what_is_accepted(tmp_path_factory: pytest.TempPathFactory, found: set[str]) -> None:
-    accepted: list[str] = []
-    for name in sorted(name for name in found if not DOS_DEVICE.match(name)):
-        try:
-            check(*accepted, name)
-        except InvalidTree:
-            continue
-        accepted.append(name)
-    folder = tmp_path_factory.mktemp("tree")
-    for name in accepted:
-        (folder / name).write_text(name)
-    image = folder.parent / f"{folder.name}.img"
-    subprocess.run(["mkfs.vfat", "-C", image, "1024"], check=True, capture_output=True)
-    if accepted:
-        subprocess.run(["mcopy", "-D", "s", "-i", image, *(folder / name for name in accepted), "::/"], check=True)
-    back = folder.parent / f"{folder.name}-back"
-    back.mkdir()
-    if accepted:
-        subprocess.run(["mcopy", "-n", "-i", image, "::/*", back], check=True)
-
-    assert sorted(path.name for path in Path(back).iterdir()) == sorted(accepted)
 
 
 @given(st.text())

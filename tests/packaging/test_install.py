@@ -136,5 +136,5 @@ def test_status_loads_neither_fs_nor_pkg_resources_nor_parted(clean: Path, card:
     done = subprocess.run([clean / "python", "-c", code], cwd="/", capture_output=True, text=True, check=True)
     loaded = set(done.stderr.split())
 
-    assert "pyfatfs.PyFat" in loaded, "the slots were read: this test would otherwise show nothing"
+    assert "pyfatfs" in loaded, "the slots were not read: this test shows nothing"
     assert loaded & {"fs", "pkg_resources", "setuptools", "parted", "_ped"} == set()

@@ -1,0 +1,70 @@
+"""``cmdline.txt``: the one line of words that the firmware hands to the kernel.  No I/O here.
+
+Rules:
+
+* Words are what the kernel takes for words: blanks separate, except inside double quotes, and ``-`` and ``_`` are one
+  character in a key (``next_arg`` in lib/cmdline.c, ``parameq`` in kernel/params.c).
+* What stands behind a word ``--`` is for init, not for the kernel (``parse_args`` in kernel/params.c): it is left alone.
+* All parameters must be on one line (configuration/boot-folder: cmdline.txt), so what is written is one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from abboot.core.tree import shown
+from abboot.errors import AbbootError
+
+CMDLINE_PATH = "cmdline.txt"
+_BLANKS = " \t\n\v\f\r"
+
+
+def set_cmdline(text: str, values: Mapping[str, str]) -> str:
+    """A kernel command line with ``key=value`` for each of ``values``: in place of the first of that key, or added.
+
+    Further words of the same key are dropped, since the kernel takes the last of most keys.  A value with blanks is
+    quoted.  Idempotent: where every word is there already, ``text`` comes back as it is.
+
+    Raises:
+        AbbootError: a key or value that cannot be one word of a command line.
+    """
+    for key, value in values.items():
+        check_setting(key, value)
+    words = split_cmdline(text)
+    end = words.index("--") if "--" in words else len(words)
+    ours, for_init = words[:end], words[end:]
+    for key, value in values.items():
+        new = f'{key}="{value}"' if any(char in _BLANKS for char in value) else f"{key}={value}"
+        at = next((index for index, word in enumerate(ours) if _key(word) == _key(key)), len(ours))
+        ours = [*ours[:at], new, *(word for word in ours[at:] if _key(word) != _key(key))]
+    return text if [*ours, *for_init] == words else " ".join([*ours, *for_init]) + "\n"
+
+
+def check_setting(key: str, value: str) -> None:
+    """Raises :class:`abboot.errors.AbbootError` where ``key=value`` cannot be one word of a command line."""
+    for what, text, forbidden in (("key", key, _BLANKS + '"='), ("value", value, '"')):
+        bad = next((char for char in text if char in forbidden or not char.isprintable()), None)
+        if bad is not None:
+            raise AbbootError(f"cannot set {shown(key)} in {CMDLINE_PATH}: its {what} holds {bad!a}")
+    if not key or key == "--":
+        raise AbbootError(f"cannot set {key!r} in {CMDLINE_PATH}: it is no key")
+
+
+def split_cmdline(text: str) -> list[str]:
+    """The words of a command line, each with its quotes."""
+    words: list[str] = []
+    word, quoted = "", False
+    for char in text:
+        if char in _BLANKS and not quoted:
+            if word:
+                words.append(word)
+            word = ""
+            continue
+        quoted ^= char == '"'
+        word += char
+    return [*words, word] if word else words
+
+
+def _key(word: str) -> str:
+    """What the kernel compares: in ``"key=a b"`` the quotes may also stand around the whole word."""
+    return word.removeprefix('"').partition("=")[0].rstrip('"').replace("-", "_")
