@@ -283,3 +283,12 @@ def _spelling(folder: str, folders: dict[str, str]) -> str:
 
 def _at(file: SourceFile, path: str) -> SourceFile:
     return SourceFile(path=path, size=file.size, chunks=file.chunks, origin=file.origin)
+
+
+def boot_texts(files: Iterable[SourceFile]) -> dict[str, str]:
+    """What :func:`abboot.core.tree.warn_tree` looks into: ``config.txt`` and ``cmdline.txt``, up to 1 MiB of each."""
+    return {
+        file.path.lower(): next(iter(file.chunks()), b"").decode("utf-8", "replace")
+        for file in files
+        if file.path.lower() in ("config.txt", "cmdline.txt")
+    }

@@ -23,7 +23,7 @@ from abboot.fat.geometry import Geometry
 from abboot.fat.plan import Content, VolumePlan, plan_volume
 from abboot.fat.read import FatVolume
 from abboot.fat.write import Diff, WriteReport, compare, invalidate, validate, write_content
-from abboot.sources import MemoryFile, SourceFile, digest_all
+from abboot.sources import MemoryFile, SourceFile, boot_texts, digest_all
 
 if TYPE_CHECKING:
     from abboot.fat.volume import Held
@@ -174,7 +174,7 @@ def prepare(
         volume=volume,
         diff=compare(device, volume, held),
         files=files,
-        warnings=warn_tree({file.path: file.size for file in files}, _texts(files)),
+        warnings=warn_tree({file.path: file.size for file in files}, boot_texts(files)),
     )
 
 
@@ -184,12 +184,3 @@ def _held(device: BlockDevice) -> Held | None:
         return FatVolume(device).held()
     except Damaged:
         return None
-
-
-def _texts(files: tuple[SourceFile, ...]) -> dict[str, str]:
-    """The first piece of ``config.txt`` and ``cmdline.txt``: enough to warn about them."""
-    return {
-        file.path.lower(): next(iter(file.chunks()), b"").decode("utf-8", "replace")
-        for file in files
-        if file.path.lower() in ("config.txt", "cmdline.txt")
-    }

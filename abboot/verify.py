@@ -10,8 +10,8 @@ import attrs
 from abboot.core import record as records
 from abboot.core.protocols import Disk, Volume
 from abboot.core.record import Manifest, parse_manifest
-from abboot.core.tree import RESERVED_DIRECTORY
 from abboot.core.states import Observation
+from abboot.core.tree import RESERVED_DIRECTORY
 from abboot.core.words import Slot
 from abboot.errors import Damaged, Refused
 from abboot.fat.check import check_files

@@ -6,6 +6,7 @@ written; ``--check`` only says which of them are out of date (and the suite does
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,10 @@ from abboot.config import SECTIONS, Config, render_config
 from abboot.core.health import CheckSpec
 from abboot.core.settings import settings_of
 from abboot.health.checks import ENTRY_POINTS, KINDS
+from abboot.image import DiskSpec, PartitionSpec, SelectorSpec, SlotsSpec
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from states_page import states_reference  # noqa: E402 - beside this file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -52,7 +57,7 @@ def config_reference() -> str:
     """``docs/reference/config.md``."""
     parts = [CONFIG_INTRO.replace("\n", f"\n\n{GENERATED}\n", 1)]
     for name, owner in SECTIONS.items():
-        parts.append(f"## `[{name}]`\n\n{owner.__doc__.strip()}\n\n{_table(settings_of(owner))}")
+        parts.append(f"## `[{name}]`\n\n{_prose(owner)}\n\n{_table(settings_of(owner))}")
         if name == "health":
             parts.append(f"{CHECKS_INTRO}\n{_table(settings_of(CheckSpec))}")
             common = {row.key for row in settings_of(CheckSpec)}
@@ -61,6 +66,12 @@ def config_reference() -> str:
                 parts.append(f"### kind `{kind}`\n\n{check.summary}" + (f"\n\n{_table(rows)}" if rows else "\n"))
     parts.append(f"## All defaults\n\n```toml\n{render_config(Config())}```\n")
     return "\n".join(parts)
+
+
+def _prose(owner: type) -> str:
+    """The docstring of a class of settings, in Markdown."""
+    text = " ".join((owner.__doc__ or "").split())
+    return re.sub(r":\w+:`~?([^`]*)`", r"`\1`", text).replace("``", "`")
 
 
 def _table(rows: Iterable[Setting]) -> str:
@@ -74,8 +85,33 @@ def _table(rows: Iterable[Setting]) -> str:
     return "\n".join(lines) + "\n"
 
 
+IMAGE_INTRO = """\
+# The image specification
+
+`abboot image build SPEC -o IMG` reads one TOML file, such as `images/demo.toml`. Paths in it are relative to it; a *size*
+is a number of bytes, or a text such as `"256MiB"`; unknown keys are errors. The image has the selector as partition 1, the
+slots as 2 and 3, and what `[[partitions]]` adds behind them. Both slots hold the same tree.
+"""
+
+
+def image_reference() -> str:
+    """``docs/reference/image-spec.md``."""
+    parts = [IMAGE_INTRO.replace("\n", f"\n\n{GENERATED}\n", 1)]
+    tables = (
+        ("[disk]", DiskSpec),
+        ("[selector]", SelectorSpec),
+        ("[slots]", SlotsSpec),
+        ("[[partitions]]", PartitionSpec),
+    )
+    for name, owner in tables:
+        parts.append(f"## `{name}`\n\n{_prose(owner)}\n\n{_table(settings_of(owner))}")
+    return "\n".join(parts)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "reference/config.md": config_reference,
+    "reference/image-spec.md": image_reference,
+    "reference/states.md": states_reference,
 }
 
 

@@ -15,6 +15,7 @@ Source: documentation ``computers/config_txt/autoboot.adoc`` (boot_partition of 
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import attrs
@@ -57,6 +58,11 @@ class Layout:
     def slot_of(self, number: int | None) -> Slot | None:
         """The slot that lives on this partition number, if one does."""
         return next((slot for slot in Slot if self.partition(slot).number == number), None)
+
+
+def volume_id(disk_id: str, number: int) -> int:
+    """Of a FAT volume that abboot formats: different for each partition of each disk, the same when built again."""
+    return int.from_bytes(hashlib.sha256(f"{disk_id}/{number}".encode()).digest()[:4], "little")
 
 
 def discover(

@@ -24,7 +24,7 @@ import attrs
 
 from abboot.core.autoboot import Autoboot
 from abboot.core.journal import BLOCK_SIZE, BLOCKS, FILE_NAME, SlotEntry, successor
-from abboot.core.layout import discover
+from abboot.core.layout import discover, volume_id
 from abboot.core.partition_table import Partition, PartitionTable
 from abboot.core.protocols import BlockDevice
 from abboot.core.record import MANIFEST_PATH, RECORD_PATH, Manifest, Record, record_digest
@@ -40,7 +40,7 @@ from abboot.fat.write import compare, validate, write_content
 from abboot.image.selector import plan_selector
 from abboot.image.spec import ImageSpec, PartitionSpec
 from abboot.linux.blockdevice import ImageDisk
-from abboot.sources import FolderSource, SourceFile, digest_all
+from abboot.sources import FolderSource, SourceFile, boot_texts, digest_all
 from abboot.version import VERSION
 
 Progress = Callable[[int, int, str], None]
@@ -49,6 +49,8 @@ Progress = Callable[[int, int, str], None]
 SELECTOR_PARTITION = 1
 SLOT_PARTITIONS: Mapping[Slot, int] = {Slot.A: 2, Slot.B: 3}
 
+_BOOTCODE = "bootcode.bin"
+_BOOTCODE_MAX = 1 << 20  # bytes; the real one has 52 kB
 _COPY_SIZE = 1 << 20  # bytes of a partition's content in memory at a time
 
 
@@ -164,7 +166,7 @@ def _plan_card(spec: ImageSpec, files: Sequence[SourceFile]) -> _Card:
         slot: Geometry.choose(
             spec.slots.size,
             label=labels[slot],
-            volume_id=_volume_id(disk_id, SLOT_PARTITIONS[slot]),
+            volume_id=volume_id(disk_id, SLOT_PARTITIONS[slot]),
             fat_type=spec.slots.fat,
             cluster_size=spec.slots.cluster,
         )
@@ -188,13 +190,15 @@ def _plan_card(spec: ImageSpec, files: Sequence[SourceFile]) -> _Card:
         record = Record(slot=slot, generation=1, abboot_version=VERSION, tree_digest=manifest.digest).render()
         records[slot] = record_digest(record)
         volumes[number] = _plan_slot(shape, files, manifest, record)
-    volumes[SELECTOR_PARTITION] = _plan_selector(spec, disk_id, planned[SELECTOR_PARTITION], volumes, records)
+    bootcode = _bootcode(files) if spec.selector.bootcode else None
+    selector = planned[SELECTOR_PARTITION]
+    volumes[SELECTOR_PARTITION] = _plan_selector(spec, disk_id, selector, volumes, records, bootcode)
     return _Card(
         request=request,
         volumes=volumes,
         records=records,
         manifest=manifest,
-        warnings=warn_tree({file.path: file.size for file in files}, _boot_texts(files)),
+        warnings=warn_tree({file.path: file.size for file in files}, boot_texts(files)),
     )
 
 
@@ -206,7 +210,12 @@ def _plan_slot(shape: Geometry, files: Sequence[SourceFile], manifest: Manifest,
 
 
 def _plan_selector(
-    spec: ImageSpec, disk_id: str, partition: Partition, volumes: Mapping[int, _Volume], records: Mapping[Slot, str]
+    spec: ImageSpec,
+    disk_id: str,
+    partition: Partition,
+    volumes: Mapping[int, _Volume],
+    records: Mapping[Slot, str],
+    bootcode: bytes | None,
 ) -> _Volume:
     number = SLOT_PARTITIONS[spec.slots.primary]
     autoboot = Autoboot(primary=number, trial=number).render()
@@ -219,16 +228,29 @@ def _plan_selector(
         abboot_version=VERSION,
     )
     journal = entry.encode().ljust(BLOCKS * BLOCK_SIZE, b"\0")
+    own = {} if bootcode is None else {_BOOTCODE: bootcode}
     plan = plan_selector(
         partition.size,
         SECTOR,
         spec.selector.label,
-        _volume_id(disk_id, SELECTOR_PARTITION),
+        volume_id(disk_id, SELECTOR_PARTITION),
         autoboot,
         journal,
+        [_content(path, data) for path, data in own.items()],
         hidden_sectors=partition.start // SECTOR,
     )
-    return _Volume(plan=plan, expected=_digests({"autoboot.txt": autoboot, FILE_NAME: journal}))
+    return _Volume(plan=plan, expected=_digests({"autoboot.txt": autoboot, FILE_NAME: journal, **own}))
+
+
+def _bootcode(files: Sequence[SourceFile]) -> bytes:
+    """The second stage of the Pi Zero to 3, which their ROM looks for on the first partition only."""
+    for file in files:
+        if file.path.lower() == _BOOTCODE and file.size <= _BOOTCODE_MAX:
+            return b"".join(file.chunks())
+    raise ConfigError(
+        f"cannot build the image: selector.bootcode is set, and the tree has no {_BOOTCODE}",
+        "take it from the raspi-firmware package, or unset selector.bootcode if no Pi Zero to 3 boots this image",
+    )
 
 
 def _slot_entry(slot: Slot, shape: Geometry, digest: str) -> SlotEntry:
@@ -251,21 +273,10 @@ def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
     return {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
 
 
-def _boot_texts(files: Sequence[SourceFile]) -> dict[str, str]:
-    """What :func:`warn_tree` looks into; the first piece of a file, up to 1 MiB, is all of such a text."""
-    wanted = {file.path.lower(): file for file in files if file.path.lower() in ("config.txt", "cmdline.txt")}
-    return {path: next(iter(file.chunks()), b"").decode("utf-8", "replace") for path, file in wanted.items()}
-
-
 def _draw_id(kind: TableKind) -> str:
     if kind is TableKind.GPT:
         return str(uuid.uuid4())
     return f"{secrets.randbelow(0xFFFFFFFF) + 1:08x}"
-
-
-def _volume_id(disk_id: str, number: int) -> int:
-    """Different for each partition of each disk, and the same for the same disk id: builds can be repeated."""
-    return int.from_bytes(hashlib.sha256(f"{disk_id}/{number}".encode()).digest()[:4], "little")
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,18 @@ from typing import Any
 
 import attrs
 
-from abboot.core.settings import SIZE, TEXT, SettingError, SettingType, array_of, choice, setting, settings_of, shown
+from abboot.core.settings import (
+    BOOLEAN,
+    SIZE,
+    TEXT,
+    SettingError,
+    SettingType,
+    array_of,
+    choice,
+    setting,
+    settings_of,
+    shown,
+)
 from abboot.core.toml_lines import KeyPath, key_lines, nearest_line
 from abboot.core.tree import shown as show_path
 from abboot.core.words import FatType, Slot, TableKind
@@ -89,6 +100,11 @@ class SelectorSpec:
 
     size: int = setting(_SECTORS, "its size", default=32 << 20)
     label: str = setting(_LABEL, "its volume label", default="BOOTSEL")
+    bootcode: bool = setting(
+        BOOLEAN,
+        "copy `bootcode.bin` from the tree to it: a Pi Zero to 3 boots nothing without, later boards ignore it",
+        default=False,
+    )
 
 
 @attrs.frozen(kw_only=True)

@@ -347,3 +347,30 @@ def test_a_link_is_followed_not_replaced(tree: Path, tmp_path: Path) -> None:
 
     assert (tmp_path / "link.img").is_symlink()
     assert (tmp_path / "real.img").stat().st_size == 64 * MIB
+
+
+def test_bootcode_goes_to_the_selector_when_a_pi_3_is_to_boot_it(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "config.txt").write_text("arm_64bit=1\n")
+    (tree / "bootcode.bin").write_bytes(b"bootcode" * 100)
+    spec = ImageSpec(selector=SelectorSpec(size=18 * MIB, bootcode=True), slots=SlotsSpec(size=8 * MIB))
+    out = tmp_path / "card.img"
+
+    report = build(spec, out, tree=tree)
+
+    start = report.table.partitions[0].start
+    shown = subprocess.run(["mtype", "-i", f"{out}@@{start}", "::bootcode.bin"], check=True, capture_output=True)
+    assert shown.stdout == b"bootcode" * 100
+
+
+def test_bootcode_that_the_tree_lacks_is_refused(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "config.txt").write_text("arm_64bit=1\n")
+    spec = ImageSpec(selector=SelectorSpec(size=18 * MIB, bootcode=True), slots=SlotsSpec(size=8 * MIB))
+
+    with pytest.raises(ConfigError, match=r"the tree has no bootcode\.bin"):
+        build(spec, tmp_path / "card.img", tree=tree)
+
+    assert not (tmp_path / "card.img").exists()
