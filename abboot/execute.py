@@ -6,11 +6,14 @@ behind is written at each kind of step in the plan, and the next run starts from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import attrs
+
 from abboot.core import plan as steps
+from abboot.core.journal import Clocks, Entry
 from abboot.core.protocols import BlockDevice, Disk, Machine
 from abboot.core.tree import fold
 from abboot.core.words import Slot
@@ -26,6 +29,7 @@ from abboot.log import (
     TRYBOOT_FLAG_SET,
     log,
 )
+from abboot.progress import SILENT, Meter
 from abboot.selector import SelectorWriter, append_entry, open_for_writing, replace_autoboot
 from abboot.verify import check_slot
 
@@ -33,8 +37,6 @@ if TYPE_CHECKING:
     from abboot.core.states import Observation
     from abboot.fat.geometry import Geometry
     from abboot.staging import Prepared
-
-Progress = Callable[[int, int, str], None]
 
 
 class Executor:
@@ -50,7 +52,7 @@ class Executor:
         mailbox: bool = True,
         argument: bool = True,
         prepared: Prepared | None = None,
-        progress: Progress | None = None,
+        progress: Meter = SILENT,
     ) -> None:
         self._disk = disk
         self._machine = machine
@@ -85,13 +87,11 @@ class Executor:
         match step:
             case steps.Append(entry):
                 with self._selector() as writer:
-                    append_entry(writer, entry)
-                self.bytes_written += 4096
+                    self.bytes_written += append_entry(writer, self._timed(entry))
                 log.info(JOURNAL_APPENDED, transition=str(entry.transition), sequence=entry.sequence)
             case steps.Switch(before, after):
                 with self._selector() as writer:
-                    replace_autoboot(writer, before, after)
-                self.bytes_written += self._disk.block_size_bytes
+                    self.bytes_written += replace_autoboot(writer, before, after)
                 log.info(AUTOBOOT_REPLACED, before=before.decode("latin-1"), after=after.decode("latin-1"))
             case steps.SetFlag(value):
                 self._set_flag(value)
@@ -114,6 +114,13 @@ class Executor:
             case steps.Reboot(argument):
                 log.info(REBOOT_REQUESTED, argument=argument)
                 self._board.rebooter.reboot(argument)
+
+    def _timed(self, entry: Entry) -> Entry:
+        """With the time of the write: the five seconds of G5 count from it, and checking the files took a while."""
+        if self._machine is None or entry.clocks is None:
+            return entry
+        clock = self._machine.clock
+        return attrs.evolve(entry, clocks=Clocks(realtime_s=clock.realtime_s(), boottime_s=clock.boottime_s()))
 
     @property
     def _board(self) -> Machine:
@@ -139,7 +146,7 @@ class Executor:
             device.close()
 
     def _set_flag(self, value: bool) -> None:
-        if not self._mailbox:
+        if value and not self._mailbox:
             return  # the reboot argument alone is the channel, as configured
         mailbox = self._board.mailbox
         mailbox.set_tryboot_flag(value)
@@ -191,7 +198,7 @@ class Executor:
             return
         edited = {fold(path) for path in self._edited}
         drift = {path for path in report.changed if step.edited_is_fine and fold(path) in edited}
-        # What the system that booted from it added beside the tree is not what was staged: noted by `verify`, no obstacle.
+        # What the system that booted from it added beside the tree was not staged: `verify` tells it, no obstacle.
         extra = report.extra if not step.edited_is_fine else ()
         if not report.missing and not extra and drift == set(report.changed):
             self.drift = tuple(sorted(drift))

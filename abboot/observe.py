@@ -17,8 +17,8 @@ from abboot.core.words import Slot, SlotState
 from abboot.errors import AbbootError, Damaged
 from abboot.selector import SelectorReading, open_for_reading, read_selector, unreadable_selector
 
-#: States in which the files of a slot are whole, so that only its boot sector can be missing.
-_WHOLE = frozenset({SlotState.GOOD, SlotState.STAGED, SlotState.FAILED})
+#: States in which the files of a slot may be whole, so that only its boot sector can be missing.
+_WHOLE = frozenset({SlotState.GOOD, SlotState.STAGED, SlotState.FAILED, SlotState.UNKNOWN})
 
 
 def observe(disk: Disk, machine: Machine | None, *, configured: Configured | None = None) -> Observation:

@@ -18,7 +18,7 @@ import attrs
 from abboot.core import journal as journal_format
 from abboot.core.autoboot import MAX_SIZE, Autoboot
 from abboot.core.journal import Entry, successor
-from abboot.core.plan import Append, Plan, Show, Stamp, Switch, plan_rest, unknown_slot
+from abboot.core.plan import Append, ClearArgument, Plan, SetFlag, Show, Stamp, Step, Switch, plan_rest, unknown_slot
 from abboot.core.plan import Reboot as RebootStep
 from abboot.core.states import Observation, Situation
 from abboot.core.words import Phase, Slot, SlotState, Transition
@@ -67,8 +67,9 @@ def repair(
     needs_text = observation.autoboot is None
     needs_entry = observation.journal.newest is None
     partition = observation.layout.selector
+    reboot, refused = _reboot(observation, situation)
     entry = _entry(observation, situation, primary, stamp, wanted if needs_text else None)
-    steps: list[Append | Switch | Show | RebootStep] = []
+    steps: list[Step] = []
     rebuild = _must_rebuild(disk, observation, needs_text=needs_text, needs_entry=needs_entry)
     if rebuild:
         said.append(f"rewrite the selector (partition {partition.number}) as a whole: {rebuild}")
@@ -82,24 +83,31 @@ def repair(
             steps.append(Switch(observation.autoboot_raw, wanted))
     hidden = [slot for slot, reading in observation.slots.items() if reading.hidden and slot is not situation.booted]
     said += [f"give slot {slot} its boot sector back" for slot in hidden]
-    steps += [Show(slot) for slot in hidden]
-    reboot, refused = _reboot(observation, situation)
+    if situation.phase is Phase.SETTLED and not needs_text and not needs_entry:
+        at_rest = plan_rest(observation, situation, stamp, attempts=attempts)
+        if any(not isinstance(step, Show) for step in at_rest.steps):
+            said.append("note how the last trial ended, and disarm")
+        steps += at_rest.steps
+    else:
+        steps += [Show(slot) for slot in hidden]
     if refused:
         said.append(refused)
     if reboot:
         said.append(f"reboot once, without the flag, into slot {primary}")
+        # G7: counted in an entry of its own, read back before the reboot and after everything else is repaired: a cut
+        # before it counts nothing, a cut after it is a reset like the one that is wanted.
+        repaired = rebuild or needs_text or needs_entry
+        counted = _counted(entry, stamp) if repaired else entry
+        steps.append(Append(attrs.evolve(counted, repair_reboots=entry.repair_reboots + 1)))
+        if observation.flag:
+            steps.append(SetFlag(False))
+        if observation.pending_argument is not None:
+            steps.append(ClearArgument())
+        steps.append(RebootStep(None))
     if not dry_run:
         if rebuild:
-            _rebuild(disk, observation, wanted, attrs.evolve(entry, repair_reboots=entry.repair_reboots + reboot))
-        elif reboot and not steps:
-            steps.append(Append(attrs.evolve(entry, repair_reboots=entry.repair_reboots + 1)))
-        elif reboot and isinstance(steps[0], Append):
-            steps[0] = Append(attrs.evolve(entry, repair_reboots=entry.repair_reboots + 1))
+            _rebuild(disk, observation, wanted, entry)
         executor.run(Plan(tuple(steps)))
-        if reboot:
-            executor.run(Plan((RebootStep(None),)))
-        elif situation.phase is Phase.SETTLED and not needs_text and not needs_entry and not rebuild:
-            executor.run(plan_rest(observation, situation, stamp, attempts=attempts))
     return Repair(changed=said not in ([], [refused]), steps=tuple(said), rebooting=reboot and not dry_run)
 
 
@@ -129,6 +137,16 @@ def _entry(observation: Observation, situation: Situation, primary: Slot, stamp:
     if slots[primary].state is not SlotState.UNKNOWN:
         slots[primary] = attrs.evolve(slots[primary], state=SlotState.UNKNOWN)
     return Entry(sequence=0, transition=Transition.REPAIRED, slots=slots, **common)
+
+
+def _counted(entry: Entry, stamp: Stamp) -> Entry:
+    return successor(
+        entry,
+        Transition.REPAIRED,
+        boot_id=stamp.boot_id,
+        clocks=stamp.clocks,
+        note=entry.note,
+    )
 
 
 def _must_rebuild(disk: Disk, observation: Observation, *, needs_text: bool, needs_entry: bool) -> str:
@@ -216,11 +234,20 @@ def _reboot(observation: Observation, situation: Situation) -> tuple[bool, str]:
     """Whether the wrong slot is booted, and why it is not left all the same."""
     if situation.phase is not Phase.FOREIGN or situation.booted is None:
         return False, ""
-    newest = observation.journal.newest
-    if newest is not None and newest.repair_reboots >= 1:
+    if _rebooted_before(observation):
         # G7: the last repair rebooted already and came back here.
         return False, (
             f"slot {situation.booted} is booted again after a repair that rebooted: not rebooting a second time; "
             "`abboot status` says what the firmware decides"
         )
     return True, ""
+
+
+def _rebooted_before(observation: Observation) -> bool:
+    """A repair counted a reboot, and not in this very boot: then that reboot never came."""
+    counted = None
+    for entry in reversed(observation.journal.entries):
+        if entry.repair_reboots == 0:
+            break
+        counted = entry
+    return counted is not None and counted.boot_id != observation.boot_id

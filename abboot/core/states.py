@@ -297,7 +297,7 @@ def _phase(
     if primary is None:
         return Phase.FOREIGN, "neither autoboot.txt nor the journal says which slot is the primary"
     if booted is primary:
-        if _arm_stands(observation, trial):
+        if _arm_stands(observation, trial, primary):
             return Phase.ARMED, f"slot {trial.slot} is armed: the next reboot with the flag tries it" if trial else ""
         return Phase.SETTLED, f"the primary, slot {primary}, is booted"
     if trial is None or trial.progress not in OPEN or trial.slot is not booted:
@@ -311,10 +311,11 @@ def _phase(
     return Phase.TRIAL, f"slot {booted} is on trial; a reset without commit returns to slot {primary}"
 
 
-def _arm_stands(observation: Observation, trial: Trial | None) -> bool:
-    """Armed, in this boot, and ``[tryboot]`` names the slot."""
+def _arm_stands(observation: Observation, trial: Trial | None, primary: Slot) -> bool:
+    """Another slot than the primary is armed, in this boot, and ``[tryboot]`` names it."""
     return (
         trial is not None
+        and trial.slot is not primary
         and trial.progress is TrialProgress.ARMED
         and trial.armed_boot_id == observation.boot_id
         and observation.autoboot is not None

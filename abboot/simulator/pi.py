@@ -29,6 +29,7 @@ from abboot.core.firmware import (
     Boot,
     CardView,
     Eeprom,
+    Kernel,
     Model,
     PartitionView,
     Reset,
@@ -42,6 +43,7 @@ from abboot.core.protocols import BootReport, Clock, Disk, Mailbox, Rebooter
 from abboot.core.words import Slot
 from abboot.errors import AbbootError, Damaged, DeviceError, Refused
 from abboot.linux.blockdevice import open_disk
+from abboot.linux.sysroot import device_error
 from abboot.manager import BootManager
 from abboot.observe import observe
 from abboot.simulator.disk import SimulatedDisk
@@ -107,9 +109,15 @@ class _Board:
 
     # Mailbox
     def tryboot_flag(self) -> bool | None:
-        return self._pi.state.flag
+        return self._pi.state.flag if self._has_mailbox else None
+
+    @property
+    def _has_mailbox(self) -> bool:
+        return self._pi.state.board.kernel is Kernel.DOWNSTREAM  # rpi-eeprom#716, H-29
 
     def set_tryboot_flag(self, value: bool) -> None:
+        if not self._has_mailbox:
+            raise DeviceError("cannot set the tryboot flag: there is no /dev/vcio", "use the Raspberry Pi kernel")
         self._pi.change(flag=value)
 
     # Rebooter
@@ -183,18 +191,13 @@ class SimulatedPi:
                 saved = json.loads(file.read(1 << 20))
         except FileNotFoundError:
             return pi
-        except (OSError, ValueError) as error:
-            raise Damaged(
-                f"cannot read the state of the simulated Pi, {path}: {error}",
-                f"remove the folder {state_folder(image)}",
-            ) from error
+        except (OSError, ValueError, RecursionError) as error:
+            what = error.strerror if isinstance(error, OSError) and error.strerror else "it is not JSON"
+            raise _unreadable_state(image, what.lower()) from error
         try:
             state = _state_from_json(saved)
-        except (KeyError, TypeError, ValueError) as error:
-            raise Damaged(
-                f"cannot read the state of the simulated Pi, {path}: {error!r}",
-                f"remove the folder {state_folder(image)}",
-            ) from error
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            raise _unreadable_state(image, "it is not what this abboot writes") from error
         if state.disk_id == pi.state.disk_id:
             pi._state = state
         else:  # another card: the board stays what it was
@@ -212,7 +215,7 @@ class SimulatedPi:
                 file.write(text)
             os.replace(path + ".new", path)
         except OSError as error:
-            raise DeviceError(f"cannot keep the state of the simulated Pi in {folder}: {error.strerror}") from error
+            raise device_error("keep the state of the simulated Pi in", folder, error) from error
 
     # -- what is going on ---------------------------------------------------------------------------------------
 
@@ -382,6 +385,14 @@ class SimulatedPi:
         self.close()
 
 
+def _unreadable_state(image: str | os.PathLike[str], found: str) -> Damaged:
+    folder = state_folder(image)
+    return Damaged(
+        f"cannot read the state of the simulated Pi in {folder}: {found}",
+        f"remove {folder}: the Pi is then one that was just switched on",
+    )
+
+
 def state_folder(image: str | os.PathLike[str]) -> str:
     """Where the state of the simulated Pi of ``image`` is kept."""
     return os.fspath(image) + ".pi"
@@ -393,18 +404,19 @@ def state_path(image: str | os.PathLike[str]) -> str:
 
 def parse_board(board: Board, model: str | None, bootloader: str | None) -> Board:
     """``board`` with another model or bootloader date (``2022-12-01``); raises :class:`AbbootError`."""
-    try:
-        changes: dict[str, Any] = {}
-        if model is not None:
-            changes["model"] = Model(model)
-        if bootloader is not None:
+    changes: dict[str, Any] = {}
+    if model is not None:
+        if model not in list(Model):
+            raise AbbootError(f"cannot simulate the model {model}: it is none that is known", f"use {', '.join(Model)}")
+        changes["model"] = Model(model)
+    if bootloader is not None:
+        try:
             changes["bootloader"] = date.fromisoformat(bootloader)
-        return attrs.evolve(board, **changes)
-    except ValueError as error:
-        raise AbbootError(
-            f"cannot simulate that board: {error}",
-            f"models: {', '.join(Model)}; bootloader: a date such as 2022-12-01",
-        ) from error
+        except ValueError as error:
+            raise AbbootError(
+                f"cannot simulate a bootloader of {bootloader}: that is no date", "write it as 2022-12-01"
+            ) from error
+    return attrs.evolve(board, **changes)
 
 
 def _state_to_json(state: _State) -> dict[str, Any]:

@@ -1,0 +1,315 @@
+"""What is cut in the crash tests: every verb that changes something, from where it starts to where it must end."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import attrs
+
+from abboot.core.firmware import Board
+from abboot.core.words import FatType, Phase, Slot
+from abboot.simulator import PowerCut
+from tests.cards import BOARDS, CONFIG, CardDisk, CardPi, card, new_pi, scratch, tree
+
+A, B = Slot.A, Slot.B
+_count = itertools.count()
+
+
+@attrs.frozen(kw_only=True)
+class Moment:
+    """A Pi in the middle of something, to start again from as often as one likes."""
+
+    path: Path
+    state: Mapping[str, object]
+
+    @classmethod
+    def of(cls, pi: CardPi) -> Moment:
+        path = pi.card.save(scratch() / f"moment-{next(_count)}.img")
+        return cls(
+            path=path, state={field.name: getattr(pi.state, field.name) for field in attrs.fields(type(pi.state))}
+        )
+
+    def again(self) -> CardPi:
+        pi = CardPi(CardDisk(self.path), BOARDS["pi4"], CONFIG)
+        pi.change(**self.state)
+        return pi
+
+
+Act = Callable[[CardPi], object]
+
+
+@attrs.frozen(kw_only=True)
+class Scenario:
+    """One verb in one situation.
+
+    Args:
+        begin: brings a fresh Pi there.
+        primary: of the card that it begins with.
+        verb: what is cut.
+        goal: what an operator's script would run afterwards, from wherever the cut left the Pi.
+        may_boot: the slots that a cold boot may reach at any moment of it (G1).
+        may_try: the slot that a warm reboot may reach, by the flag only.
+    """
+
+    begin: Act
+    verb: Act
+    goal: Act
+    may_boot: frozenset[Slot]
+    may_try: Slot | None = None
+    damaged: bool = False  # it begins with a damaged autoboot.txt
+    primary: Slot = A
+    fat: FatType = FatType.FAT16
+
+
+# -- acts ---------------------------------------------------------------------------------------------------------
+
+
+def nothing(pi: CardPi) -> None: ...
+
+
+def stage(version: str) -> Act:
+    return lambda pi: pi.manager().stage(tree(version))
+
+
+def arm(pi: CardPi) -> None:
+    pi.manager().trial(reboot=False)
+
+
+def trial(pi: CardPi) -> None:
+    pi.manager().trial()
+
+
+def retry(pi: CardPi) -> None:
+    pi.manager().trial(retry=True)
+
+
+def confirm(pi: CardPi) -> None:
+    pi.manager().confirm()
+
+
+def note(pi: CardPi) -> None:
+    pi.manager().note_boot()
+
+
+def revert(pi: CardPi) -> None:
+    pi.manager().revert()
+
+
+def repair(pi: CardPi) -> None:
+    pi.manager().repair()
+
+
+def cut(pi: CardPi) -> None:
+    pi.power_cut()
+
+
+def watchdog(pi: CardPi) -> None:
+    pi.watchdog_reset()
+
+
+def garble(pi: CardPi) -> None:
+    """Sixty-four bytes of garbage where autoboot.txt was."""
+    overwrite_autoboot(pi, b"?" * 64)
+
+
+def lose_the_file(pi: CardPi) -> None:
+    """autoboot.txt is no longer in the root directory: only a rewritten selector brings it back."""
+    start, _size = pi.card.place(1)
+    at = pi.card.image.find(b"AUTOBOOTTXT", start)
+    pi.card.image[at : at + 1] = b"\xe5"
+
+
+def overwrite_autoboot(pi: CardPi, data: bytes) -> None:
+    at = autoboot_offset(pi)
+    pi.card.image[at : at + len(data)] = data
+
+
+def autoboot_offset(pi: CardPi) -> int:
+    at = pi.card.image.find(b"[all]\ntryboot_a_b=1\n", pi.card.place(1)[0])
+    assert at > 0
+    return at
+
+
+def overwrite_autoboot_sector(pi: CardPi, data: bytes) -> None:
+    """Whatever is in it now: the file of a fresh card is in the first cluster of the selector."""
+    at = autoboot_offset(new_pi(card(A)))
+    pi.card.image[at : at + len(data)] = data
+
+
+def wipe_journal(pi: CardPi, blocks: int) -> None:
+    """The newest entries are gone, as far as there are so many."""
+    start, size = pi.card.place(1)
+    found = []
+    at = pi.card.image.find(b"ABBOOT-JOURNAL ", start, start + size)
+    while at >= 0:
+        if at % 512 == 0:
+            found.append((int(pi.card.image[at : at + 80].split()[3]), at))
+        at = pi.card.image.find(b"ABBOOT-JOURNAL ", at + 1, start + size)
+    for _sequence, at in sorted(found)[-blocks:]:
+        pi.card.image[at : at + 4096] = bytes(4096)
+
+
+def wrap(pi: CardPi) -> None:
+    """The journal was once around its ring."""
+    manager = pi.manager()
+    while manager.log()[-1].sequence < 66:
+        manager.trial(reboot=False)
+        manager.revert()
+
+
+def does(*acts: Act) -> Act:
+    def act(pi: CardPi) -> None:
+        for one in acts:
+            one(pi)
+
+    return act
+
+
+# -- goals: what a script that knows nothing of the cut would do ------------------------------------------------------
+
+
+def staged(version: str) -> Act:
+    return does(leave_trial, confirm, stage(version))
+
+
+def leave_trial(pi: CardPi) -> None:
+    if pi.manager().status().phase is Phase.TRIAL:
+        pi.manager().revert()
+
+
+def on_trial(pi: CardPi) -> None:
+    if pi.manager().status().phase is not Phase.TRIAL:
+        confirm(pi)
+        retry(pi)
+
+
+def committed(slot: Slot) -> Act:
+    def act(pi: CardPi) -> None:
+        if pi.manager().status().primary is not slot:
+            on_trial(pi)
+        confirm(pi)
+
+    return act
+
+
+def at_rest(pi: CardPi) -> None:
+    leave_trial(pi)
+    if pi.manager().status().phase is Phase.ARMED:
+        revert(pi)
+    confirm(pi)
+
+
+def repaired(pi: CardPi) -> None:
+    repair(pi)
+    confirm(pi)
+
+
+SCENARIOS: Mapping[str, Scenario] = {
+    "stage b": Scenario(begin=nothing, verb=stage("v2"), goal=staged("v2"), may_boot=frozenset({A})),
+    "stage a": Scenario(begin=nothing, verb=stage("v2"), goal=staged("v2"), may_boot=frozenset({B}), primary=B),
+    "stage b, fat32": Scenario(
+        begin=nothing, verb=stage("v2"), goal=staged("v2"), may_boot=frozenset({A}), fat=FatType.FAT32
+    ),
+    "restage": Scenario(begin=stage("v2"), verb=stage("v3"), goal=staged("v3"), may_boot=frozenset({A})),
+    "stage b while it is armed": Scenario(
+        begin=does(stage("v2"), arm), verb=stage("v3"), goal=staged("v3"), may_boot=frozenset({A}), may_try=B
+    ),
+    "stage a while it is armed": Scenario(
+        begin=does(stage("v2"), arm),
+        verb=stage("v3"),
+        goal=staged("v3"),
+        may_boot=frozenset({B}),
+        may_try=A,
+        primary=B,
+    ),
+    "stage after b fell back": Scenario(
+        begin=does(stage("v2"), trial, note, watchdog),
+        verb=stage("v3"),
+        goal=staged("v3"),
+        may_boot=frozenset({A}),
+    ),
+    "try b": Scenario(begin=stage("v2"), verb=trial, goal=on_trial, may_boot=frozenset({A}), may_try=B),
+    "try a": Scenario(begin=stage("v2"), verb=trial, goal=on_trial, may_boot=frozenset({B}), may_try=A, primary=B),
+    "try b again": Scenario(
+        begin=does(stage("v2"), trial, cut), verb=retry, goal=on_trial, may_boot=frozenset({A}), may_try=B
+    ),
+    "try a again": Scenario(
+        begin=does(stage("v2"), trial, cut), verb=retry, goal=on_trial, may_boot=frozenset({B}), may_try=A, primary=B
+    ),
+    "confirm b": Scenario(
+        begin=does(stage("v2"), trial), verb=confirm, goal=committed(B), may_boot=frozenset({A, B}), may_try=B
+    ),
+    "confirm a": Scenario(
+        begin=does(stage("v2"), trial), verb=confirm, goal=committed(A), may_boot=frozenset({A, B}), primary=B
+    ),
+    "disarm b": Scenario(begin=does(stage("v2"), arm), verb=revert, goal=at_rest, may_boot=frozenset({A}), may_try=B),
+    "disarm a": Scenario(
+        begin=does(stage("v2"), arm), verb=revert, goal=at_rest, may_boot=frozenset({B}), may_try=A, primary=B
+    ),
+    "leave b": Scenario(begin=does(stage("v2"), trial), verb=revert, goal=at_rest, may_boot=frozenset({A})),
+    "leave a": Scenario(begin=does(stage("v2"), trial), verb=revert, goal=at_rest, may_boot=frozenset({B}), primary=B),
+    "go back from b": Scenario(
+        begin=does(stage("v2"), trial, confirm), verb=revert, goal=on_trial, may_boot=frozenset({B}), may_try=A
+    ),
+    "note that b fell back": Scenario(
+        begin=does(stage("v2"), trial, note, watchdog),
+        verb=confirm,
+        goal=at_rest,
+        may_boot=frozenset({A}),
+    ),
+    "note that a fell back": Scenario(
+        begin=does(stage("v2"), trial, note, watchdog),
+        verb=confirm,
+        goal=at_rest,
+        may_boot=frozenset({B}),
+        primary=B,
+    ),
+    "note that a could not be loaded": Scenario(
+        begin=does(stage("unbootable"), trial), verb=confirm, goal=at_rest, may_boot=frozenset({B}), primary=B
+    ),
+    "repair autoboot.txt": Scenario(
+        begin=garble, verb=repair, goal=repaired, may_boot=frozenset({A, B}), primary=B, damaged=True
+    ),
+    "repair the selector": Scenario(
+        begin=lose_the_file, verb=repair, goal=repaired, may_boot=frozenset({A, B}), primary=B, damaged=True
+    ),
+    "arm after the journal wrapped": Scenario(
+        begin=does(stage("v2"), wrap), verb=trial, goal=on_trial, may_boot=frozenset({A}), may_try=B
+    ),
+}
+
+
+@functools.cache
+def beginning(name: str) -> Moment:
+    scenario = SCENARIOS[name]
+    pi = new_pi(card(scenario.primary, scenario.fat))
+    scenario.begin(pi)
+    return Moment.of(pi)
+
+
+def run_cut(pi: CardPi, verb: Act, writes: int) -> None:
+    """Run a verb until its power is cut before this write."""
+    pi.cut_before_write(writes)
+    with suppress(PowerCut):
+        verb(pi)
+
+
+def where(pi: CardPi) -> dict[str, object]:
+    """What two runs must agree in that end the same: nothing that counts or tells the time."""
+    status = pi.manager().status()
+    return {
+        "phase": status.phase,
+        "booted": status.booted,
+        "primary": status.primary,
+        "flag": status.flag,
+        "trees": {slot: at.record.tree_digest if at.record else None for slot, at in status.slots.items()},
+        "notes": [note for note in status.notes if "this boot ran with the tryboot flag" not in note],
+    }
+
+
+def boards() -> tuple[Board, ...]:
+    return tuple(BOARDS.values())
