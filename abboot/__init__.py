@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         VerificationFailed,
     )
     from abboot.manager import BootManager, Change, Confirmation, Staged
+    from abboot.progress import Progress
     from abboot.repair import Repair
     from abboot.status import Status
     from abboot.verify import Verification
@@ -48,6 +49,7 @@ __all__ = [
     # what verbs return
     "Change",
     "Confirmation",
+    "Progress",
     "Repair",
     "Staged",
     "Status",
@@ -78,6 +80,7 @@ _HOMES = {
     "Change": "manager",
     "Confirmation": "manager",
     "Staged": "manager",
+    "Progress": "progress",
     "Repair": "repair",
     "Status": "status",
     "Verification": "verify",

@@ -19,10 +19,10 @@ import attrs
 from abboot.config import Config, RebootChannel
 from abboot.core import plan as plans
 from abboot.core.journal import Clocks, Entry
-from abboot.core.layout import Configured
+from abboot.core.layout import Configured, volume_id
 from abboot.core.plan import Stamp
 from abboot.core.states import OUTCOMES, REFUSALS, Observation, Permit, Situation, Verb, classify
-from abboot.core.words import Outcome, Phase, Slot, SlotState
+from abboot.core.words import FatType, Outcome, Phase, Slot, SlotState
 from abboot.errors import AbbootError, Damaged, Refused
 from abboot.observe import observe
 from abboot.status import Forecast, SlotStatus, Status, last_trial, next_step
@@ -32,12 +32,11 @@ if TYPE_CHECKING:
     from abboot.core.health import CheckResult, HealthReport
     from abboot.core.protocols import BlockDevice, Disk, Machine
     from abboot.execute import Executor
+    from abboot.gather import Gathered
+    from abboot.progress import Meter, Progress
     from abboot.repair import Repair
-    from abboot.sources import SourceFile
     from abboot.staging import Prepared
     from abboot.verify import Verification
-
-Progress = Callable[[int, int, str], None]
 
 
 @attrs.frozen(kw_only=True)
@@ -116,6 +115,8 @@ class BootManager:
         from abboot.linux.machine import SystemMachine
         from abboot.linux.sysroot import is_live
 
+        if not os.path.isdir(sysroot):
+            raise AbbootError(f"cannot read {sysroot}: there is no such folder", "--sysroot names the root of a system")
         config = config or Config()
         path = disk or config.disk.device or booted_disk(sysroot)
         if path is None:
@@ -167,16 +168,17 @@ class BootManager:
         """The journal, newest last.  No lock, no write."""
         return self._observe().journal.entries
 
-    def verify(self, slot: Slot | None = None, *, progress: Progress | None = None) -> Verification:
+    def verify(self, slot: Slot | None = None, *, progress: Callable[[Progress], None] | None = None) -> Verification:
         """Read every file of a slot from the medium and compare it with the manifest.  No lock, no write.
 
         Args:
             slot: which one; ``None`` for the booted slot, or offline the primary.
-            progress: called with ``(done_bytes, total_bytes, path)``.
+            progress: called with a :class:`abboot.progress.Progress` after every piece that was read.
 
         Raises:
             Damaged: the slot has no volume, record or manifest that can be read.
         """
+        from abboot.progress import Meter
         from abboot.verify import check_slot
 
         observation = self._observe()
@@ -184,7 +186,7 @@ class BootManager:
         chosen = slot or situation.booted or situation.primary
         if chosen is None:
             raise Damaged("cannot verify: nothing says which slot is meant", "name one: `abboot verify a`")
-        return check_slot(self._disk, observation, chosen, progress=progress)
+        return check_slot(self._disk, observation, chosen, progress=Meter(progress))
 
     # -- changing -----------------------------------------------------------------------------------------------
 
@@ -194,11 +196,14 @@ class BootManager:
         *,
         base: str = "none",
         overlays: Sequence[str | os.PathLike[str]] = (),
+        drop: Sequence[str] = (),
+        carry: Sequence[str] = (),
         cmdline: Mapping[str, str] | None = None,
+        fat_type: FatType | None = None,
         annotations: Mapping[str, str] | None = None,
         label: str = "",
         dry_run: bool = False,
-        progress: Progress | None = None,
+        progress: Callable[[Progress], None] | None = None,
     ) -> Staged:
         """Write a tree and its record onto the inactive slot, and verify it.
 
@@ -210,11 +215,15 @@ class BootManager:
             base: ``"booted"`` starts from the booted slot's files (offline: the primary's), and lays ``tree`` and
                 ``overlays`` over them; ``"none"`` takes ``tree`` as it is.
             overlays: folders laid over, in this order; later ones win.
+            drop: files and folders of the booted slot that are left out of that base, as ``["config.d"]``.
+            carry: files and folders of the booted slot that win over what ``tree`` and ``overlays`` have, as
+                ``["user-data"]``: its user's files, whatever the base.
             cmdline: keys of ``cmdline.txt`` to set, as ``{"root": "PARTLABEL=root_b"}``.
+            fat_type: format the slot anew with this type; its volume id and label stay.  ``None`` keeps what is there.
             annotations: free keys for programs, kept in the record.
             label: free text for people, kept in the record.
             dry_run: say what would be written; write nothing.
-            progress: called with ``(done_bytes, total_bytes, path)``.
+            progress: called with a :class:`abboot.progress.Progress` after every piece that was read or written.
 
         Raises:
             Refused: the phase forbids it, or the primary is not whole.
@@ -222,6 +231,7 @@ class BootManager:
             VerificationFailed: the medium gave back something else.  The slot has no boot sector (G2).
         """
         from abboot.gather import gather
+        from abboot.progress import Meter
 
         clock = _clock(self._machine)
         began = clock()
@@ -229,13 +239,22 @@ class BootManager:
             self._permit(situation, Verb.STAGE)
             slot = self._target(situation, observation)
             self._check_way_back(observation, situation)
-            slot_below = self._base(situation, base)
+            meter = Meter(progress, clock)
             with (
-                gather(self._disk, observation, slot_below, tree, overlays, cmdline or {}) as (files, sources),
+                gather(
+                    self._disk,
+                    observation,
+                    booted=situation.booted or situation.primary,
+                    base=self._starts_from_booted(base),
+                    folders=(*([tree] if tree is not None else []), *overlays),
+                    drop=drop,
+                    carry=carry,
+                    cmdline=cmdline,
+                ) as gathered,
                 self._slot_device(observation, slot) as device,
             ):
                 prepared = self._prepare(
-                    device, slot, files, sources, observation, situation, label, annotations, progress
+                    device, slot, gathered, observation, situation, label, annotations, fat_type, meter
                 )
                 written = files_written = 0
                 if prepared.changed and not dry_run:
@@ -251,7 +270,7 @@ class BootManager:
                         label=prepared.volume.geometry.label,
                         geometry=prepared.volume.geometry.to_json(),
                     )
-                    executor = self._executor(observation, prepared=prepared, progress=progress)
+                    executor = self._executor(observation, prepared=prepared, progress=meter)
                     executor.run(plan)
                     written, files_written = executor.bytes_written, executor.files_written
         return Staged(
@@ -263,7 +282,7 @@ class BootManager:
             bytes_written=prepared.diff.bytes if dry_run else written,
             files_written=files_written,
             duration_s=round(clock() - began, 3),
-            warnings=prepared.warnings,
+            warnings=(*gathered.warnings, *prepared.warnings),
         )
 
     def trial(self, record_digest: str | None = None, *, retry: bool = False, reboot: bool = True) -> Change:
@@ -288,7 +307,7 @@ class BootManager:
                 slot = situation.armed
                 assert slot is not None
                 self._check_digest(observation, slot, record_digest)
-                plan = plans.plan_fire(observation, reboot=reboot)
+                plan = plans.plan_fire(observation, situation, self._stamp(), reboot=reboot)
             else:
                 slot = situation.inactive
                 if slot is None:
@@ -374,10 +393,12 @@ class BootManager:
 
     def end_trial(self, *, healthy: bool, reason: str = "") -> Change:
         """Commit the running trial, or leave it.  Outside a trial: nothing (G7)."""
-        phase = classify(self._observe()).phase
-        if phase is not Phase.TRIAL:
-            return Change(changed=False, phase_before=phase, phase_after=phase, detail="no trial is running")
-        return self.commit() if healthy else self.revert(reason=reason)
+        if healthy and classify(self._observe()).phase is Phase.TRIAL:
+            return self.commit()  # which does nothing if the trial was committed meanwhile
+        with self._changing(allow_damaged_autoboot=True) as (observation, situation):
+            if healthy or situation.phase is not Phase.TRIAL:
+                return self._unchanged(situation, "no trial is running")
+            return self._leave(observation, situation, reason=reason, reboot=True)
 
     def commit(self) -> Change:
         """Make the booted trial slot the primary: one sector write, durable and read back when this returns (G5).
@@ -414,16 +435,7 @@ class BootManager:
         with self._changing(allow_damaged_autoboot=True) as (observation, situation):
             permit = self._permit(situation, Verb.REVERT)
             if permit is Permit.LEAVE:
-                plan = plans.plan_leave(observation, situation, self._stamp(), reason=reason, reboot=reboot)
-                self._executor(observation).run(plan, must_reboot=reboot)
-                return Change(
-                    changed=True,
-                    phase_before=situation.phase,
-                    phase_after=Phase.SETTLED if reboot else situation.phase,
-                    slot=situation.booted,
-                    rebooting=reboot,
-                    detail=f"slot {situation.booted} is left, slot {situation.primary} boots next: {reason}",
-                )
+                return self._leave(observation, situation, reason=reason, reboot=reboot)
             if permit is Permit.DISARM:
                 plan = plans.plan_rest(observation, situation, self._stamp(), attempts=self._config.trial.attempts)
                 self._executor(observation).run(plan)
@@ -442,6 +454,18 @@ class BootManager:
                     "nothing is armed and no trial is running; stage a tree and try it instead",
                 )
         return self.trial(reboot=reboot)
+
+    def _leave(self, observation: Observation, situation: Situation, *, reason: str, reboot: bool) -> Change:
+        plan = plans.plan_leave(observation, situation, self._stamp(), reason=reason, reboot=reboot)
+        self._executor(observation).run(plan, must_reboot=reboot)
+        return Change(
+            changed=bool(plan),
+            phase_before=situation.phase,
+            phase_after=Phase.SETTLED if reboot else situation.phase,
+            slot=situation.booted,
+            rebooting=reboot,
+            detail=f"slot {situation.booted} is left, slot {situation.primary} boots next: {reason}",
+        )
 
     def repair(self, *, dry_run: bool = False) -> Repair:
         """Rewrite a damaged ``autoboot.txt`` or journal from the other, restore a hidden slot.
@@ -533,10 +557,10 @@ class BootManager:
                 "there would be no way back; restore the primary first",
             )
 
-    def _base(self, situation: Situation, base: str) -> Slot | None:
+    def _starts_from_booted(self, base: str) -> bool:
         if base not in ("none", "booted"):
             raise AbbootError(f"cannot stage: base is {base!r}", "use 'booted' or 'none'")
-        return (situation.booted or situation.primary) if base == "booted" else None
+        return base == "booted"
 
     @contextmanager
     def _slot_device(self, observation: Observation, slot: Slot) -> Iterator[BlockDevice]:
@@ -551,13 +575,13 @@ class BootManager:
         self,
         device: BlockDevice,
         slot: Slot,
-        files: tuple[SourceFile, ...],
-        sources: tuple[str, ...],
+        gathered: Gathered,
         observation: Observation,
         situation: Situation,
         label: str,
         annotations: Mapping[str, str] | None,
-        progress: Progress | None,
+        fat_type: FatType | None,
+        progress: Meter,
     ) -> Prepared:
         from abboot.fat.geometry import Geometry
         from abboot.staging import prepare
@@ -567,8 +591,9 @@ class BootManager:
         known = newest.slots[slot] if newest else None
         shape = reading.geometry or (known.geometry if known else None)
         partition = observation.layout.partition(slot)
-        if shape is not None:
-            geometry = Geometry.from_json(shape)
+        before = Geometry.from_json(shape) if shape is not None else None
+        if before is not None and fat_type is None:
+            geometry = before
             if geometry.size > partition.size:
                 raise Damaged(
                     f"cannot stage: the volume of slot {slot} says {geometry.size} bytes, "
@@ -576,11 +601,13 @@ class BootManager:
                     "the partition table was changed; rebuild the image",
                 )
         else:
+            new_id = volume_id(observation.layout.table.disk_id, partition.number)
             geometry = Geometry.choose(
                 partition.size,
-                label=f"BOOT_{slot.upper()}",
-                volume_id=_volume_id(observation.layout.table.disk_id, slot),
+                label=f"BOOT_{slot.upper()}" if before is None else before.label,
+                volume_id=new_id if before is None else before.volume_id,
                 sector_size=device.block_size_bytes,
+                fat_type=fat_type,
                 hidden_sectors=partition.start // device.block_size_bytes,
             )
         generations = [
@@ -590,7 +617,7 @@ class BootManager:
         return prepare(
             device,
             slot,
-            files,
+            gathered.files,
             geometry=geometry,
             reading=reading,
             keep=situation.states[slot] in (SlotState.GOOD, SlotState.STAGED, SlotState.FAILED),
@@ -598,7 +625,7 @@ class BootManager:
             version=VERSION,
             label=label,
             annotations=annotations,
-            sources=sources,
+            sources=gathered.sources,
             progress=progress,
         )
 
@@ -749,13 +776,6 @@ class BootManager:
 
 
 _MEANINGS: Mapping[Outcome, str] = {rule.outcome: rule.meaning for rule in OUTCOMES}
-
-
-def _volume_id(disk_id: str, slot: Slot) -> int:
-    """The same for the same disk and slot, so that building is reproducible."""
-    import hashlib
-
-    return int.from_bytes(hashlib.sha256(f"{disk_id}/{slot}".encode()).digest()[:4], "little")
 
 
 def _clock(machine: Machine | None) -> Callable[[], float]:

@@ -6,8 +6,8 @@ Nothing is written.  :meth:`Prepared.write` then does the four epochs of G2: inv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -17,18 +17,17 @@ from abboot.core.record import Manifest, Record
 from abboot.core.states import SlotReading
 from abboot.core.tree import check_tree, warn_tree
 from abboot.core.words import Slot
-from abboot.errors import Damaged, VerificationFailed
+from abboot.errors import AbbootError, Damaged, VerificationFailed
 from abboot.fat.check import check_files
 from abboot.fat.geometry import Geometry
 from abboot.fat.plan import Content, VolumePlan, plan_volume
 from abboot.fat.read import FatVolume
 from abboot.fat.write import Diff, WriteReport, compare, invalidate, validate, write_content
+from abboot.progress import SILENT, Meter
 from abboot.sources import MemoryFile, SourceFile, boot_texts, digest_all
 
 if TYPE_CHECKING:
     from abboot.fat.volume import Held
-
-Progress = Callable[[int, int, str], None]
 
 
 @attrs.frozen(kw_only=True)
@@ -44,6 +43,7 @@ class Prepared:
     diff: Diff
     files: tuple[SourceFile, ...]
     warnings: tuple[str, ...]
+    before: Geometry | None = None  # of the volume that is there now
 
     @property
     def record_digest(self) -> str:
@@ -58,7 +58,7 @@ class Prepared:
         """Of the tree, in bytes."""
         return sum(file.size for file in self.files)
 
-    def write(self, progress: Progress | None = None) -> WriteReport:
+    def write(self, progress: Meter = SILENT) -> WriteReport:
         """The four epochs (G2).  Returns what was written.
 
         Raises:
@@ -67,13 +67,17 @@ class Prepared:
         """
         geometry = self.volume.geometry
         # Cut after this: the slot has no FAT for the firmware or for a partition walk, until the last epoch.
-        written = invalidate(self.device, geometry)
-        written += write_content(self.device, self.volume, self.diff, progress)
+        written = WriteReport()
+        if self.before is not None and self.before.boot_sector_offsets != geometry.boot_sector_offsets:
+            written += invalidate(self.device, self.before)  # another format: its backup lies somewhere else
+        written += invalidate(self.device, geometry)
+        step = progress.begin("writing", _in_place(self.volume))
+        written += write_content(self.device, self.volume, self.diff, step)
         self._read_back(progress)
         # Cut between the two copies of the boot sector: the slot is whole, and the journal still says incomplete.
         return written + validate(self.device, geometry)
 
-    def _read_back(self, progress: Progress | None) -> None:
+    def _read_back(self, progress: Meter) -> None:
         """The whole slot from the medium, by another implementation than the one that wrote it."""
         self.device.forget_cache()
         expected = dict(self.manifest.entries)
@@ -81,7 +85,8 @@ class Prepared:
             expected[path] = records.record_digest(data)
         volume = FatVolume(self.device, boot_sector=self.volume.geometry.boot_sector())
         try:
-            report = check_files(volume, expected, progress)
+            step = progress.begin("verifying", (file.path for file in volume.files()))
+            report = check_files(volume, expected, step)
             volume.held()  # no chain of one file runs into another
         except Damaged as error:
             raise VerificationFailed(
@@ -95,6 +100,16 @@ class Prepared:
                 f"({', '.join(wrong[:3])})",
                 "the card may be failing, or the tree changed while it was staged; the primary is untouched",
             )
+        # What no file leads to: the second FAT, free clusters, the counts.  Other readers go by them.
+        plan, geometry = self.volume, self.volume.geometry
+        tables = [(geometry.fat_offset(copy), plan.fat) for copy in range(geometry.fat_count)]
+        tables += [(offset, plan.fsinfo) for offset in geometry.fsinfo_offsets]
+        for offset, wanted in tables:
+            if self.device.read(offset, len(wanted)) != wanted:
+                raise VerificationFailed(
+                    f"cannot stage slot {self.slot}: the table at byte {offset} reads back differently",
+                    "the card may be failing: replace it; the primary is untouched",
+                )
 
     def _own_files(self) -> dict[str, bytes]:
         return {records.MANIFEST_PATH: self.manifest.render(), records.RECORD_PATH: self.record_data}
@@ -113,7 +128,7 @@ def prepare(
     label: str = "",
     annotations: Mapping[str, str] | None = None,
     sources: Sequence[str] = (),
-    progress: Progress | None = None,
+    progress: Meter = SILENT,
 ) -> Prepared:
     """Read every source, plan the volume, compare it with the slot.
 
@@ -129,15 +144,15 @@ def prepare(
         version: of abboot, for the record.
         label: free text for people.
         annotations: free keys for programs.
-        sources: what was taken from where.
-        progress: called with ``(done_bytes, total_bytes, path)`` while the sources are hashed.
+        sources: what was taken from where; shortened where the record has no room for it.
+        progress: told about reading and comparing.
 
     Raises:
         InvalidTree: the tree cannot be put on this FAT volume.
         AbbootError: a source cannot be read.
     """
     check_tree([(file.path, file.size) for file in files], available=None)
-    manifest = digest_all(files, progress)
+    manifest = digest_all(files, progress.begin("reading", (file.path for file in files)))
     old = reading.record
     same = (
         keep
@@ -148,13 +163,13 @@ def prepare(
     record = (
         old
         if same and old is not None
-        else Record(
+        else _record(
+            sources,
             slot=slot,
             generation=generation,
             abboot_version=version,
             label=label,
             tree_digest=manifest.digest,
-            sources=tuple(sources),
             annotations=dict(annotations or {}),
         )
     )
@@ -163,8 +178,12 @@ def prepare(
         MemoryFile(records.RECORD_PATH, record.render(), "abboot"),
     ]
     contents = [Content(path=file.path, size=file.size, chunks=file.chunks) for file in (*files, *own)]
+    before = Geometry.from_json(dict(reading.geometry)) if reading.geometry is not None else None
     held = _held(device)
+    if held is not None and held.geometry.sector_size != geometry.sector_size:
+        held = None  # sectors of two sizes cannot be compared
     volume = plan_volume(contents, geometry, held)
+    step = progress.begin("comparing", _in_place(volume))
     return Prepared(
         slot=slot,
         device=device,
@@ -172,10 +191,30 @@ def prepare(
         record_data=record.render(),
         manifest=manifest,
         volume=volume,
-        diff=compare(device, volume, held),
+        diff=compare(device, volume, held, step),
         files=files,
         warnings=warn_tree({file.path: file.size for file in files}, boot_texts(files)),
+        before=before,
     )
+
+
+def _record(sources: Sequence[str], **fields: Any) -> Record:
+    """A record with as many of ``sources`` as there is room for: what was taken from where never stops a stage."""
+    for kept in range(len(sources), -1, -1):
+        left_out = len(sources) - kept
+        lines = (*sources[:kept], *([f"and {left_out} more"] if left_out else []))
+        record = Record(sources=lines, **fields)
+        try:
+            record.render()
+        except AbbootError:
+            continue
+        return record
+    return Record(**fields)  # that there is no room at all is said when it is rendered
+
+
+def _in_place(volume: VolumePlan) -> list[str]:
+    """The files in the order of their place on the medium."""
+    return [path for _extents, path in sorted((file.extents, file.content.path) for file in volume.files)]
 
 
 def _held(device: BlockDevice) -> Held | None:

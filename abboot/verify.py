@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import attrs
@@ -15,9 +15,8 @@ from abboot.core.tree import RESERVED_DIRECTORY
 from abboot.core.words import Slot
 from abboot.errors import Damaged, Refused
 from abboot.fat.check import check_files
+from abboot.progress import SILENT, Meter
 from abboot.selector import open_for_reading
-
-Progress = Callable[[int, int, str], None]
 
 
 @attrs.frozen(kw_only=True)
@@ -85,7 +84,7 @@ def check_slot(
     slot: Slot,
     *,
     record_digest: str | None = None,
-    progress: Progress | None = None,
+    progress: Meter = SILENT,
 ) -> Verification:
     """Read every file of ``slot`` and compare it with the manifest, and the manifest with the record.
 
@@ -94,7 +93,7 @@ def check_slot(
         observation: of it.
         slot: which one.
         record_digest: the record that must be there; ``None`` takes the one that is.
-        progress: called with ``(done_bytes, total_bytes, path)``.
+        progress: told about every piece that was read.
 
     Raises:
         Damaged: the slot has no volume, no record or no manifest that can be read.
@@ -114,7 +113,8 @@ def check_slot(
         )
     with open_slot(disk, observation, slot) as volume:
         data, manifest = read_manifest(volume, name)
-        report = check_files(volume, dict(manifest.entries), progress)
+        step = progress.begin("verifying", (path for path, _sha in manifest.entries))
+        report = check_files(volume, dict(manifest.entries), step)
     own = f"{RESERVED_DIRECTORY}/"
     return Verification(
         slot=slot,

@@ -20,7 +20,8 @@ from abboot.health.checks import ENTRY_POINTS, KINDS
 from abboot.image import DiskSpec, PartitionSpec, SelectorSpec, SlotsSpec
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from states_page import states_reference  # noqa: E402 - beside this file
+from cli_page import cli_reference
+from states_page import states_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -88,27 +89,29 @@ def _table(rows: Iterable[Setting]) -> str:
 IMAGE_INTRO = """\
 # The image specification
 
-`abboot image build SPEC -o IMG` reads one TOML file, such as `images/demo.toml`. Paths in it are relative to it; a *size*
-is a number of bytes, or a text such as `"256MiB"`; unknown keys are errors. The image has the selector as partition 1, the
-slots as 2 and 3, and what `[[partitions]]` adds behind them. Both slots hold the same tree.
+`abboot image build SPEC -o IMG` reads one TOML file, such as `images/demo.toml`. Paths in it are relative to it; a
+*size* is a number of bytes, or a text such as `"256MiB"`; unknown keys are errors. The image has the selector as
+partition 1, the slots as 2 and 3, and what `[[partitions]]` adds behind them. Both slots hold the same tree.
 """
+
+IMAGE_TABLES = {
+    "[disk]": DiskSpec,
+    "[selector]": SelectorSpec,
+    "[slots]": SlotsSpec,
+    "[[partitions]]": PartitionSpec,
+}
 
 
 def image_reference() -> str:
     """``docs/reference/image-spec.md``."""
     parts = [IMAGE_INTRO.replace("\n", f"\n\n{GENERATED}\n", 1)]
-    tables = (
-        ("[disk]", DiskSpec),
-        ("[selector]", SelectorSpec),
-        ("[slots]", SlotsSpec),
-        ("[[partitions]]", PartitionSpec),
-    )
-    for name, owner in tables:
+    for name, owner in IMAGE_TABLES.items():
         parts.append(f"## `{name}`\n\n{_prose(owner)}\n\n{_table(settings_of(owner))}")
     return "\n".join(parts)
 
 
 PAGES: dict[str, Callable[[], str]] = {
+    "reference/cli.md": lambda: cli_reference(GENERATED),
     "reference/config.md": config_reference,
     "reference/image-spec.md": image_reference,
     "reference/states.md": states_reference,

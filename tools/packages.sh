@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install the Debian packages that are missing for some purposes: tools/packages.sh python|test|demo|tree|bench...
+# Install the Debian packages that are missing for some purposes: tools/packages.sh python|test|demo|tree|bench|vfat...
 #
 # What is there already is left alone, and then neither apt nor the network is touched.  Without root and without a
 # password-less sudo nothing is installed: the list is printed, and the exit status is 1.
@@ -17,15 +17,16 @@ python          | gcc           | building pyparted                          | c
 python          | libc6-dev     | building pyparted                          | test -e /usr/include/stdlib.h
 python          | pkgconf       | building pyparted                          | command -v pkg-config
 python          | libparted-dev | building pyparted                          | pkg-config --exists libparted
-test bench      | dosfstools    | mkfs.vfat and fsck.vfat judge the volumes  | command -v mkfs.vfat
-test bench demo | mtools        | an independent reader and writer of FAT    | command -v mcopy
-test bench      | fdisk         | sfdisk judges the partition tables         | command -v sfdisk
+test bench vfat | dosfstools    | mkfs.vfat and fsck.vfat judge the volumes  | command -v mkfs.vfat
+test bench demo vfat | mtools   | an independent reader and writer of FAT    | command -v mcopy
+test bench vfat | fdisk         | sfdisk judges the partition tables         | command -v sfdisk
 test            | gdisk         | sgdisk judges the GPT                      | command -v sgdisk
-tree demo       | mmdebstrap    | fetching Raspberry Pi firmware and kernel  | command -v mmdebstrap
-tree demo       | ca-certificates | fetching Raspberry Pi firmware and kernel | test -e /etc/ssl/certs/ca-certificates.crt
+tree demo vfat  | mmdebstrap    | fetching firmware and kernels for the Pi   | command -v mmdebstrap
+tree demo vfat  | ca-certificates | fetching firmware and kernels for the Pi | test -e /etc/ssl/certs/ca-certificates.crt
+vfat            | qemu-system-arm | the machine that a real kernel runs in     | command -v qemu-system-aarch64
 '
 
-[[ $# -gt 0 ]] || { echo "usage: tools/packages.sh python|test|demo|tree|bench..." >&2; exit 2; }
+[[ $# -gt 0 ]] || { echo "usage: tools/packages.sh python|test|demo|tree|bench|vfat..." >&2; exit 2; }
 missing=()
 reasons=()
 while IFS='|' read -r purposes package what check; do

@@ -4,8 +4,9 @@ Rules:
 
 * Words are what the kernel takes for words: blanks separate, except inside double quotes, and ``-`` and ``_`` are one
   character in a key (``next_arg`` in lib/cmdline.c, ``parameq`` in kernel/params.c).
-* What stands behind a word ``--`` is for init, not for the kernel (``parse_args`` in kernel/params.c): it is left alone.
-* All parameters must be on one line (configuration/boot-folder: cmdline.txt), so what is written is one line.
+* What stands behind a word ``--`` is for init, not for the kernel (``parse_args`` in kernel/params.c): it stays.
+* All parameters must be on one line (documentation/asciidoc/computers/configuration, "Kernel command line"), so what is
+  written is one line.
 """
 
 from __future__ import annotations
@@ -26,10 +27,14 @@ def set_cmdline(text: str, values: Mapping[str, str]) -> str:
     quoted.  Idempotent: where every word is there already, ``text`` comes back as it is.
 
     Raises:
-        AbbootError: a key or value that cannot be one word of a command line.
+        AbbootError: a key or value that cannot be one word of a command line, or a text whose last quote stays open:
+            what is added to it would be part of that word.
     """
     for key, value in values.items():
         check_setting(key, value)
+    if values and text.count('"') % 2:
+        found = f"cannot set {', '.join(values)} in {CMDLINE_PATH}: it has a double quote that is not closed"
+        raise AbbootError(found, f"correct {CMDLINE_PATH} in the tree, or on the booted slot")
     words = split_cmdline(text)
     end = words.index("--") if "--" in words else len(words)
     ours, for_init = words[:end], words[end:]
@@ -45,9 +50,10 @@ def check_setting(key: str, value: str) -> None:
     for what, text, forbidden in (("key", key, _BLANKS + '"='), ("value", value, '"')):
         bad = next((char for char in text if char in forbidden or not char.isprintable()), None)
         if bad is not None:
-            raise AbbootError(f"cannot set {shown(key)} in {CMDLINE_PATH}: its {what} holds {bad!a}")
+            found = f"cannot set {shown(key)} in {CMDLINE_PATH}: its {what} holds {bad!a}"
+            raise AbbootError(found, "a command line is one line of words such as root=LABEL=root")
     if not key or key == "--":
-        raise AbbootError(f"cannot set {key!r} in {CMDLINE_PATH}: it is no key")
+        raise AbbootError(f"cannot set {key!r} in {CMDLINE_PATH}: it is no key", "such as root=LABEL=root")
 
 
 def split_cmdline(text: str) -> list[str]:

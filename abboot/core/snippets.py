@@ -3,20 +3,21 @@
 Rules:
 
 * The lines stand in one marked block of ``config.txt``, in the order of the file names.  The block begins with
-  ``[all]`` and has another one behind each snippet, so that no filter leaks into it, out of it, or from one snippet into
-  the next: ``[all]`` resets every filter (config_txt/conditional.adoc).
+  ``[all]`` and has another one behind each snippet, so that no filter leaks into it, out of it, or from one snippet
+  into the next: ``[all]`` resets every filter (config_txt/conditional.adoc).
 * Merging again replaces the block, and without snippets removes it.  What is outside of it is not touched.
-* Why not ``include``: the bootloader of a Pi 4 and 5 reads ``config.txt`` too, and follows no ``include``
-  (config_txt/common.adoc).
+* Why not ``include``: bootcode.bin and the EEPROM bootloader read ``config.txt`` too, and do not follow it
+  (config_txt/what_is_config_txt.adoc, "include").
 * A marker without its other half, left by an editor, is kept as the comment that it is; whatever stands between a pair
   of them is ours.
 
-Source of the line limit: config_txt/what_is_config_txt.adoc.
+Sources of the limits: 98 characters of a line (config_txt/what_is_config_txt.adoc); a Pi 5 did not boot with a large
+file (raspberrypi/firmware#1848; no number is published, 16 KiB is what people found).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import attrs
 
@@ -27,6 +28,7 @@ SNIPPET_DIRECTORY = "config.d"
 BEGIN = b"# --- merged from config.d by abboot: edit the files there, not these lines ---"
 END = b"# --- end of what is merged from config.d ---"
 LINE_MAX = 98  # characters of a line; the firmware ignores what follows
+DOUBTFUL_SIZE = 16 * 1024  # bytes
 
 _RESET = b"[all]"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # what some editors put at the beginning: in the middle it would spoil a line
@@ -64,18 +66,26 @@ def merge_snippets(config: bytes, snippets: Iterable[tuple[str, bytes]]) -> Merg
 
     places, unpaired = _blocks(config)
     warnings += [f"{CONFIG_PATH} line {line}: {why}" for line, why in unpaired]
+    text = _replace(config, places, wanted, newline)
+    if wanted and len(text) > DOUBTFUL_SIZE:
+        warnings.append(f"{CONFIG_PATH} has {len(text)} bytes with config.d: a Pi 5 may not boot with more than 16 KiB")
+    return Merged(text=text, warnings=tuple(warnings))
+
+
+def _replace(config: bytes, places: list[tuple[int, int]], wanted: bytes, newline: bytes) -> bytes:
+    """``wanted`` in the first of ``places``, or at the end; nothing in the others."""
     if not places:
         # The empty line belongs to the block: removing it gives back what was there, with or without a last newline.
-        return Merged(text=config + newline + wanted if wanted else config, warnings=tuple(warnings))
+        return config + newline + wanted if wanted else config
     text, at = b"", 0
     for number, (start, end) in enumerate(places):
         text += config[at:start]
         if number == 0 and wanted:
             text += wanted
         else:
-            text = _without_last_newline(text, at_end=end == len(config))
+            text = _without_empty_line(text, newline, at_end=end == len(config))
         at = end
-    return Merged(text=text + config[at:], warnings=tuple(warnings))
+    return text + config[at:]
 
 
 def _lines_of(path: str, content: bytes, warnings: list[str]) -> list[bytes]:
@@ -113,26 +123,23 @@ def _blocks(config: bytes) -> tuple[list[tuple[int, int]], list[tuple[int, str]]
     offset = 0
     for number, line in enumerate(config.split(b"\n"), 1):
         end = min(offset + len(line) + 1, len(config))
-        match _marker(line):
-            case found if found == BEGIN:
-                begins.append((offset, number))
-            case found if found == END and begins:
-                start, _ = begins.pop()
-                blocks = [place for place in blocks if place[0] < start]  # those inside are part of it
-                blocks.append((start, end))
-            case found if found == END:
-                unpaired.append((number, "it ends a block of config.d that does not begin; what is above it is kept"))
+        marker = _marker(line)
+        if marker == BEGIN:
+            begins.append((offset, number))
+        elif marker == END and begins:
+            start, _ = begins.pop()
+            blocks = [place for place in blocks if place[0] < start]  # those inside are part of it
+            blocks.append((start, end))
+        elif marker == END:
+            unpaired.append((number, "it ends a block of config.d that does not begin, what is above it is kept"))
         offset = end
-    unpaired += [(number, "it begins a block of config.d that does not end; what is below is kept") for _, number in begins]
+    unpaired += [
+        (number, "it begins a block of config.d that does not end, what is below it is kept") for _, number in begins
+    ]
     return blocks, sorted(unpaired)
 
 
-def _without_last_newline(text: bytes, *, at_end: bool) -> bytes:
-    """Without the empty line that came with a block, unless the line above needs it as its end."""
-    shorter = text[:-2] if text.endswith(b"\r\n") else text.removesuffix(b"\n")
+def _without_empty_line(text: bytes, newline: bytes, *, at_end: bool) -> bytes:
+    """Without the empty line that came with a block, unless the line above it needs it as its end."""
+    shorter = text.removesuffix(newline)
     return shorter if at_end or not shorter or shorter.endswith(b"\n") else text
-
-
-def snippets_in(paths: Sequence[str]) -> tuple[str, ...]:
-    """Those of ``paths`` that are merged."""
-    return tuple(path for path in paths if is_snippet(path))

@@ -37,5 +37,5 @@ def somebodys_tests(image: str) -> abboot.Slot | None:
         return status.booted
 
 
-def show(done: int, total: int, path: str) -> None:
-    print(done, total, path)
+def show(progress: abboot.Progress) -> None:
+    print(progress.activity, progress.bytes_done, progress.bytes_total, progress.path)
