@@ -48,9 +48,23 @@ fmt: venv ## rewrite the sources in the house style (ruff)
 	@$(BIN)/ruff format .
 
 .PHONY: bench
-bench: packages-bench venv ## measure staging against mcopy, and the start-up time
+bench: packages-bench venv ## measure staging against mcopy, PyFatFS, dd and RAUC, and the start-up time (as root: all of it)
 	@$(BIN)/python benchmarks/stage.py
+	@$(BIN)/python benchmarks/updates.py --json .cache/updates.json
 	@$(BIN)/python benchmarks/startup.py
+
+.PHONY: vfat
+vfat: packages-vfat venv ## let a real Linux kernel's vfat driver judge what abboot writes (needs the network once)
+	@echo "vfat: one minute; the kernel is fetched once"
+	@$(BIN)/pytest -m kernel tests/kernel --quiet --tb=short --maxfail=20
+
+# FUZZ='--runs 10000 fat' makes it short; see tests/fuzz/run.py.
+FUZZ ?=
+.PHONY: fuzz
+fuzz: packages-test venv ## fuzz whatever reads what a card says: a million inputs each (hours; needs the network once)
+	@$(BIN)/python -c 'import atheris, coverage' 2>/dev/null || \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	@nice -n 19 $(BIN)/python -m tests.fuzz.run $(FUZZ)
 
 .PHONY: tree
 tree: ## assemble a real boot tree for Pi 4 and Pi 5 in .cache/boot-tree (needs the network once)

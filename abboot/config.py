@@ -171,7 +171,7 @@ class InvalidConfig(ConfigError):
     def __init__(self, name: str, problems: Iterable[ConfigProblem]) -> None:
         self.errors = tuple(sorted(problems, key=lambda problem: problem.line))
         more = len(self.errors) - 1
-        hint = f"{more} more error{'s' * (more > 1)} in this file: abboot config check lists them" if more else ""
+        hint = f"{more} more error{'s' * (more > 1)} in this file: `abboot config check` lists them" if more else ""
         super().__init__(f"cannot read {name}: {self.errors[0]}", hint)
 
 
@@ -182,8 +182,18 @@ def load_config(path: str | None, *, missing_ok: bool = False) -> Config:
         ConfigError: the file cannot be read.
         InvalidConfig: what it says cannot be.
     """
-    if path is None:
+    if path is None or (missing_ok and not os.path.lexists(path)):
         return Config()
+    return parse_config(read_text(path), path)
+
+
+def read_text(path: str) -> str:
+    """The text of a file that an operator wrote.
+
+    Raises:
+        ConfigError: it cannot be read, or is longer than any file of ours.
+        InvalidConfig: it is not UTF-8.
+    """
     try:
         # Not blocking: a FIFO would, for ever.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -192,21 +202,19 @@ def load_config(path: str | None, *, missing_ok: bool = False) -> Config:
                 raise ConfigError(f"cannot read {path}: it is not a regular file")
             data = file.read(MAX_SIZE + 1)
     except FileNotFoundError:
-        if missing_ok:
-            return Config()
-        raise ConfigError(f"cannot read {path}: no such file") from None
+        raise ConfigError(f"cannot read {path}: no such file", "name a file that is there") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+        reason = str(getattr(error, "strerror", None) or error)
+        raise ConfigError(f"cannot read {path}: {reason[:1].lower()}{reason[1:]}") from None
     if len(data) > MAX_SIZE:
         raise ConfigError(f"cannot read {path}: it is longer than {MAX_SIZE} bytes")
     try:
-        text = data.decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InvalidConfig(
             path, [ConfigProblem(line=line, key="", message=f"byte 0x{data[error.start]:02x} is not UTF-8")]
         ) from None
-    return parse_config(text, path)
 
 
 def parse_config(text: str, name: str = "abboot.toml") -> Config:
@@ -315,7 +323,7 @@ class _Reader:
             return None
 
     def unknown_keys(self, path: KeyPath, table: Mapping[str, Any], known: Iterable[str]) -> None:
-        names = list(known)
+        names = list(dict.fromkeys(known))
         for key in table:
             if key not in names:
                 self.problem((*path, key), _unknown("key", key, names))

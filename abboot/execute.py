@@ -108,6 +108,14 @@ class Executor:
                 self._write_slot(slot)
             case steps.CheckFiles():
                 self._check_files(step)
+            case steps.SaveJournal(entry):
+                from abboot.repair import save_journal
+
+                self.bytes_written += save_journal(self._disk, self._observation, self._timed(entry))
+            case steps.RewriteSelector(autoboot, entry):
+                from abboot.repair import rewrite_selector
+
+                self.bytes_written += rewrite_selector(self._disk, self._observation, autoboot, self._timed(entry))
             case steps.Wait(seconds):
                 if self._machine is not None:
                     self._machine.clock.sleep(seconds)
@@ -204,6 +212,8 @@ class Executor:
             self.drift = tuple(sorted(drift))
             return
         raise VerificationFailed(
-            f"cannot use slot {step.slot}: {report.summary(ignoring=drift)}",
-            "stage the tree again: `abboot stage TREE`",
+            f"cannot {step.verb} slot {step.slot}: {report.summary(ignoring=drift)}",
+            "`abboot revert` returns to the primary"
+            if step.verb == "commit"
+            else "stage the tree again: `abboot stage TREE`",
         )

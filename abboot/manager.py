@@ -21,9 +21,9 @@ from abboot.core import plan as plans
 from abboot.core.journal import Clocks, Entry
 from abboot.core.layout import Configured, volume_id
 from abboot.core.plan import Stamp
-from abboot.core.states import OUTCOMES, REFUSALS, Observation, Permit, Situation, Verb, classify
-from abboot.core.words import FatType, Outcome, Phase, Slot, SlotState
-from abboot.errors import AbbootError, Damaged, Refused
+from abboot.core.states import OUTCOMES, REFUSALS, UNTOLD, Observation, Permit, Situation, Verb, classify
+from abboot.core.words import FatType, Outcome, Phase, Slot, SlotState, TrialProgress
+from abboot.errors import AbbootError, Damaged, Locked, Refused
 from abboot.observe import observe
 from abboot.status import Forecast, SlotStatus, Status, last_trial, next_step
 from abboot.version import VERSION
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from abboot.repair import Repair
     from abboot.staging import Prepared
     from abboot.verify import Verification
+
+SHORTEST_DIGEST = 12  # hexadecimal digits that name a record; what `status` shows
 
 
 @attrs.frozen(kw_only=True)
@@ -236,7 +238,7 @@ class BootManager:
         clock = _clock(self._machine)
         began = clock()
         with self._changing() as (observation, situation):
-            self._permit(situation, Verb.STAGE)
+            permit = self._permit(situation, Verb.STAGE)
             slot = self._target(situation, observation)
             self._check_way_back(observation, situation)
             meter = Meter(progress, clock)
@@ -257,13 +259,15 @@ class BootManager:
                     device, slot, gathered, observation, situation, label, annotations, fat_type, meter
                 )
                 written = files_written = 0
+                attempts = self._config.trial.attempts
+                disarm = permit is Permit.DISARM_FIRST
                 if prepared.changed and not dry_run:
                     plan = plans.plan_stage(
                         observation,
                         situation,
                         self._stamp(),
                         slot=slot,
-                        attempts=self._config.trial.attempts,
+                        attempts=attempts,
                         record_digest=prepared.record_digest,
                         generation=prepared.record.generation,
                         volume_id=prepared.volume.geometry.volume_id,
@@ -273,8 +277,15 @@ class BootManager:
                     executor = self._executor(observation, prepared=prepared, progress=meter)
                     executor.run(plan)
                     written, files_written = executor.bytes_written, executor.files_written
+                elif disarm and not dry_run:
+                    executor = self._executor(observation)
+                    executor.run(plans.plan_rest(observation, situation, self._stamp(), attempts=attempts))
+                    written = executor.bytes_written
+        again: tuple[str, ...] = ()
+        if not prepared.changed and situation.states[slot] is SlotState.FAILED:
+            again = (f"this very tree was tried on slot {slot} and failed: `abboot trial --retry` insists",)
         return Staged(
-            changed=prepared.changed,
+            changed=prepared.changed or disarm,
             slot=slot,
             record_digest=prepared.record_digest,
             tree_digest=prepared.record.tree_digest,
@@ -282,7 +293,7 @@ class BootManager:
             bytes_written=prepared.diff.bytes if dry_run else written,
             files_written=files_written,
             duration_s=round(clock() - began, 3),
-            warnings=(*gathered.warnings, *prepared.warnings),
+            warnings=(*gathered.warnings, *prepared.warnings, *again),
         )
 
     def trial(self, record_digest: str | None = None, *, retry: bool = False, reboot: bool = True) -> Change:
@@ -301,36 +312,49 @@ class BootManager:
         """
         with self._changing() as (observation, situation):
             permit = self._permit(situation, Verb.TRIAL)
-            self._check_bootloader(observation)
-            self._check_channel(observation)
             if permit is Permit.FINISH:
-                slot = situation.armed
-                assert slot is not None
-                self._check_digest(observation, slot, record_digest)
-                plan = plans.plan_fire(observation, situation, self._stamp(), reboot=reboot)
-            else:
-                slot = situation.inactive
-                if slot is None:
-                    raise Refused("cannot try a slot: there is no inactive one", "`abboot status` says why")
-                self._check_tryable(situation, slot, retry=retry)
-                self._check_digest(observation, slot, record_digest)
-                plan = plans.plan_trial(
-                    observation,
-                    situation,
-                    self._stamp(),
-                    slot=slot,
-                    attempts=self._config.trial.attempts,
-                    reboot=reboot,
-                )
-            self._executor(observation).run(plan)
-            return Change(
-                changed=bool(plan),
-                phase_before=situation.phase,
-                phase_after=Phase.ARMED,
-                slot=slot,
-                rebooting=reboot,
-                detail=f"slot {slot} (partition {observation.layout.partition(slot).number}) is armed for one boot",
-            )
+                return self._fire(observation, situation, record_digest, reboot=reboot)
+            slot = situation.inactive
+            if slot is None:
+                raise Refused("cannot try a slot: there is no inactive one", "`abboot status` says why")
+            self._check_tryable(situation, slot, retry=retry)
+            self._check_digest(observation, slot, record_digest)
+            return self._arm(observation, situation, slot, reboot=reboot)
+
+    def _arm(
+        self, observation: Observation, situation: Situation, slot: Slot, *, reboot: bool, reason: str = ""
+    ) -> Change:
+        self._check_bootloader(observation)
+        self._check_channel(observation)
+        attempts = self._config.trial.attempts
+        plan = plans.plan_trial(
+            observation, situation, self._stamp(), slot=slot, attempts=attempts, reboot=reboot, reason=reason
+        )
+        self._executor(observation).run(plan)
+        return self._armed(observation, situation, slot, changed=True, reboot=reboot)
+
+    def _fire(
+        self, observation: Observation, situation: Situation, record_digest: str | None, *, reboot: bool
+    ) -> Change:
+        slot = situation.armed
+        assert slot is not None
+        self._check_channel(observation)
+        self._check_digest(observation, slot, record_digest)
+        plan = plans.plan_fire(observation, situation, self._stamp(), reboot=reboot)
+        self._executor(observation).run(plan)
+        return self._armed(observation, situation, slot, changed=bool(plan), reboot=reboot)
+
+    def _armed(
+        self, observation: Observation, situation: Situation, slot: Slot, *, changed: bool, reboot: bool
+    ) -> Change:
+        return Change(
+            changed=changed,
+            phase_before=situation.phase,
+            phase_after=Phase.ARMED,
+            slot=slot,
+            rebooting=reboot,
+            detail=f"slot {slot} (partition {observation.layout.partition(slot).number}) is armed for one boot",
+        )
 
     def note_boot(self) -> tuple[Situation, Outcome | None]:
         """What the first abboot of a boot does: note how the last trial ended, disarm, stamp a running trial.
@@ -368,9 +392,10 @@ class BootManager:
         Raises:
             Refused: the phase is FOREIGN.
         """
-        situation, outcome = self.note_boot()
+        situation, outcome = self._note_boot_or_leave()
         if situation.phase is Phase.FOREIGN:
-            raise Refused(f"cannot confirm: {situation.reason}", REFUSALS[Phase.FOREIGN, Verb.COMMIT][1])
+            hint = REFUSALS[Phase.FOREIGN, Verb.COMMIT][1] if situation.booted else UNTOLD
+            raise Refused(f"cannot confirm: {situation.reason}", hint)
         if situation.phase is not Phase.TRIAL:
             return Confirmation(
                 verdict="none",
@@ -380,23 +405,53 @@ class BootManager:
                 outcome=outcome,
                 change=None,
             )
-        report = self._watch(checks, progress)
-        change = self.end_trial(healthy=report.healthy, reason=report.summary)
+        results: tuple[CheckResult, ...] = ()
+        if situation.trial is not None and situation.trial.progress is TrialProgress.REVERTING:
+            # It was left before, and the reboot did not come: no check brings it back.
+            healthy, summary = False, situation.trial.reason or "this trial is being left"
+        else:
+            report = self._watch(checks, progress)
+            healthy, summary, results = report.healthy, report.summary, report.checks
+        change = self.end_trial(healthy=healthy, reason=summary)
+        committed = change.changed and not change.rebooting
         return Confirmation(
-            verdict="healthy" if report.healthy else "unhealthy",
-            summary=report.summary,
-            checks=report.checks,
-            action="committed" if report.healthy else "reverted",
+            verdict="healthy" if healthy else "unhealthy",
+            summary=summary,
+            checks=results,
+            action="committed" if committed else "reverted",
             outcome=outcome,
             change=change,
         )
 
+    def _note_boot_or_leave(self) -> tuple[Situation, Outcome | None]:
+        """A trial on a card that takes no more writes cannot be stamped ``started``; it must still end (G11)."""
+        try:
+            return self.note_boot()
+        except Locked:
+            raise
+        except AbbootError:
+            situation = classify(self._observe())
+            if situation.phase is not Phase.TRIAL:
+                raise
+            return situation, None
+
     def end_trial(self, *, healthy: bool, reason: str = "") -> Change:
-        """Commit the running trial, or leave it.  Outside a trial: nothing (G7)."""
+        """Commit the running trial, or leave it.  Outside a trial: nothing (G7).
+
+        A trial that is healthy and cannot be committed (a changed file, a damaged selector, a card that takes no
+        writes) is left as well: it would fall back at the next reset anyway, and then nobody would look.
+        """
         if healthy and classify(self._observe()).phase is Phase.TRIAL:
-            return self.commit()  # which does nothing if the trial was committed meanwhile
+            try:
+                return self.commit()  # which does nothing if the trial was committed meanwhile
+            except Locked:
+                raise
+            except AbbootError as error:
+                reason = error.message
+        elif healthy:
+            return self._unchanged(classify(self._observe()), "no trial is running")
         with self._changing(allow_damaged_autoboot=True) as (observation, situation):
-            if healthy or situation.phase is not Phase.TRIAL:
+            if situation.phase is not Phase.TRIAL:
                 return self._unchanged(situation, "no trial is running")
             return self._leave(observation, situation, reason=reason, reboot=True)
 
@@ -453,7 +508,8 @@ class BootManager:
                     f"cannot revert: slot {slot} is {state}, and only a good one is gone back to",
                     "nothing is armed and no trial is running; stage a tree and try it instead",
                 )
-        return self.trial(reboot=reboot)
+            self._check_autoboot(observation)
+            return self._arm(observation, situation, slot, reboot=reboot, reason=reason)
 
     def _leave(self, observation: Observation, situation: Situation, *, reason: str, reboot: bool) -> Change:
         plan = plans.plan_leave(observation, situation, self._stamp(), reason=reason, reboot=reboot)
@@ -508,13 +564,17 @@ class BootManager:
                     f"cannot change {self._disk.name}: its journal was written by a newer abboot",
                     "use that abboot, or a newer one",
                 )
-            if observation.autoboot is None and not allow_damaged_autoboot:
-                raise Damaged(
-                    f"cannot change {self._disk.name}: autoboot.txt on partition "
-                    f"{observation.layout.selector.number} is damaged: {observation.autoboot_problem}",
-                    "run `abboot repair`",
-                )
+            if not allow_damaged_autoboot:
+                self._check_autoboot(observation)
             yield observation, classify(observation)
+
+    def _check_autoboot(self, observation: Observation) -> None:
+        if observation.autoboot is None:
+            raise Damaged(
+                f"cannot change {self._disk.name}: autoboot.txt on partition "
+                f"{observation.layout.selector.number} is damaged: {observation.autoboot_problem}",
+                "run `abboot repair`",
+            )
 
     def _permit(self, situation: Situation, verb: Verb) -> Permit:
         permit = situation.permit(verb)
@@ -522,6 +582,7 @@ class BootManager:
             why, hint = REFUSALS[situation.phase, verb]
             if situation.phase is Phase.FOREIGN:
                 why = situation.reason
+                hint = hint if situation.booted else UNTOLD
             raise Refused(f"cannot {verb}: {why}", hint)
         return permit
 
@@ -647,18 +708,24 @@ class BootManager:
         )
 
     def _check_digest(self, observation: Observation, slot: Slot, record_digest: str | None) -> None:
-        found = observation.slots[slot].record_digest
-        if record_digest is not None and record_digest != found:
+        found = observation.slots[slot].record_digest or ""
+        if record_digest is None or (len(record_digest) >= SHORTEST_DIGEST and found.startswith(record_digest)):
+            return
+        if len(record_digest) < SHORTEST_DIGEST:
             raise Refused(
-                f"cannot try slot {slot}: it holds record {(found or 'none')[:12]}, not {record_digest[:12]}",
-                "somebody staged something else in the meantime; stage again",
+                f"cannot try slot {slot}: {record_digest!r} names no record",
+                f"give at least the first {SHORTEST_DIGEST} digits of its digest, as `abboot status` shows them",
             )
+        raise Refused(
+            f"cannot try slot {slot}: it holds record {found[:12] or 'none'}, not {record_digest[:12]}",
+            "somebody staged something else in the meantime; stage again",
+        )
 
     def _check_bootloader(self, observation: Observation) -> None:
         """H-01: a bootloader from before A/B support takes every line of autoboot.txt: it cold-boots the armed slot."""
         from datetime import UTC, datetime
 
-        from abboot.core.firmware import identify_model, proves_ab_support
+        from abboot.core.firmware import Family, identify_model, proves_ab_support
 
         report = observation.report
         found = identify_model(report.model) if report and report.model else None
@@ -671,10 +738,14 @@ class BootManager:
                 "update it first: `sudo rpi-eeprom-update -a`, then reboot",
             )
         if proved is None and not self._config.trial.allow_unknown_bootloader:
-            what = "this board is none that abboot knows" if not found else "the bootloader does not tell its date"
+            what = "the bootloader does not tell its date"
+            if not found:
+                what = "this board is none that abboot knows"
+            elif found[0].family is Family.PI0_3:
+                what = f"the tryboot flag was measured not to work on some boards like this {found[0].full_name} (H-40)"
             raise Refused(
-                f"cannot arm a trial: {what}, so nothing proves that it knows A/B boot (H-01)",
-                "if you know that it does, set `trial.allow_unknown_bootloader = true` in the configuration",
+                f"cannot arm a trial: {what}, so nothing proves that it can be tried once (H-01)",
+                "if you know that it can, set `trial.allow_unknown_bootloader = true` in the configuration",
             )
 
     def _check_channel(self, observation: Observation) -> None:

@@ -15,7 +15,7 @@ from abboot.core.protocols import Disk, Machine, Volume
 from abboot.core.states import Observation, SlotReading
 from abboot.core.words import Slot, SlotState
 from abboot.errors import AbbootError, Damaged
-from abboot.selector import SelectorReading, open_for_reading, read_selector, unreadable_selector
+from abboot.selector import SelectorReading, open_for_reading, read_selector, with_scanned_journal
 
 #: States in which the files of a slot may be whole, so that only its boot sector can be missing.
 _WHOLE = frozenset({SlotState.GOOD, SlotState.STAGED, SlotState.FAILED, SlotState.UNKNOWN})
@@ -80,13 +80,16 @@ def _read_selector(disk: Disk, partition: Partition) -> SelectorReading:
     name = f"{disk.name} partition {partition.number}"
     try:
         with open_for_reading(disk, partition) as volume:
-            return read_selector(volume, name)
+            found = read_selector(volume, name)
     except Damaged as error:
-        device = disk.open_partition(partition.number, partition.start, partition.size)
-        try:
-            return unreadable_selector(device, error.message)
-        finally:
-            device.close()
+        found = SelectorReading(autoboot_problem=error.message, journal_problem=error.message)
+    if found.journal.newer or found.journal.entries or disk.mounts_of(partition.number):
+        return found
+    device = disk.open_partition(partition.number, partition.start, partition.size)
+    try:
+        return with_scanned_journal(found, device)
+    finally:
+        device.close()
 
 
 def _read_slot(disk: Disk, partition: Partition, newest: Entry | None, slot: Slot) -> SlotReading:

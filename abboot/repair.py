@@ -11,6 +11,8 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -18,7 +20,24 @@ import attrs
 from abboot.core import journal as journal_format
 from abboot.core.autoboot import MAX_SIZE, Autoboot
 from abboot.core.journal import Entry, successor
-from abboot.core.plan import Append, ClearArgument, Plan, SetFlag, Show, Stamp, Step, Switch, plan_rest, unknown_slot
+from abboot.core.layout import volume_id
+from abboot.core.plan import (
+    Append,
+    ClearArgument,
+    Hide,
+    Plan,
+    RewriteSelector,
+    SaveJournal,
+    SetFlag,
+    Show,
+    Stamp,
+    Step,
+    Switch,
+    plan_rest,
+    slot_to_hide,
+    unknown_slot,
+    with_shape,
+)
 from abboot.core.plan import Reboot as RebootStep
 from abboot.core.states import Observation, Situation
 from abboot.core.words import Phase, Slot, SlotState, Transition
@@ -26,9 +45,9 @@ from abboot.errors import Damaged, Refused
 from abboot.selector import AUTOBOOT, JOURNAL, open_for_reading
 
 if TYPE_CHECKING:
-    from abboot.core.protocols import Disk
+    from abboot.core.protocols import BlockDevice, Disk
     from abboot.execute import Executor
-    from abboot.fat.plan import Content
+    from abboot.fat.plan import Content, VolumePlan
     from abboot.fat.read import FatVolume
 
 _OTHERS_LIMIT = 16 << 20  # bytes of one file that somebody else keeps on the selector
@@ -63,41 +82,45 @@ def repair(
             "write autoboot.txt by hand: [all] tryboot_a_b=1 boot_partition=N [tryboot] boot_partition=N, a line each",
         )
     said: list[str] = []
+    steps: list[Step] = []
     wanted = _wanted_text(observation, primary)
     needs_text = observation.autoboot is None
-    needs_entry = observation.journal.newest is None
-    partition = observation.layout.selector
-    reboot, refused = _reboot(observation, situation)
+    # A journal that was found by its magic only is whole, and nowhere to write the next entry to.
+    needs_journal = observation.journal.newest is None or bool(observation.journal_problem)
+    damaged = needs_text or needs_journal
     entry = _entry(observation, situation, primary, stamp, wanted if needs_text else None)
-    steps: list[Step] = []
-    rebuild = _must_rebuild(disk, observation, needs_text=needs_text, needs_entry=needs_entry)
-    if rebuild:
-        said.append(f"rewrite the selector (partition {partition.number}) as a whole: {rebuild}")
-    elif needs_text or needs_entry:
+    below = slot_to_hide(situation, observation, primary)
+    rewrite = _must_rewrite(disk, observation, needs_text=needs_text, needs_journal=needs_journal)
+    if rewrite:
+        said.append(f"rewrite the selector (partition {observation.layout.selector.number}) as a whole: {rewrite}")
+        text = wanted if needs_text or observation.autoboot_raw is None else observation.autoboot_raw
+        steps.append(SaveJournal(entry))
+        steps += _hidden(below, RewriteSelector(text, entry))
+    elif damaged:
         steps.append(Append(entry))
-        if needs_entry:
+        if needs_journal:
             said.append(f"start the journal again; primary {primary}, slots as they are found")
         if needs_text and observation.autoboot_raw is not None:
             number = observation.layout.partition(primary).number
             said.append(f"rewrite autoboot.txt: slot {primary} (partition {number})")
-            steps.append(Switch(observation.autoboot_raw, wanted))
-    hidden = [slot for slot, reading in observation.slots.items() if reading.hidden and slot is not situation.booted]
-    said += [f"give slot {slot} its boot sector back" for slot in hidden]
-    if situation.phase is Phase.SETTLED and not needs_text and not needs_entry:
+            steps += _hidden(below, Switch(observation.autoboot_raw, wanted))
+    away = [slot for slot, reading in observation.slots.items() if reading.hidden and slot is not situation.booted]
+    said += [f"give slot {slot} its boot sector back" for slot in away]
+    if situation.phase is Phase.SETTLED and not damaged:
         at_rest = plan_rest(observation, situation, stamp, attempts=attempts)
         if any(not isinstance(step, Show) for step in at_rest.steps):
-            said.append("note how the last trial ended, and disarm")
+            said.append("note how the last trial or repair ended, and disarm")
         steps += at_rest.steps
     else:
-        steps += [Show(slot) for slot in hidden]
+        steps += [Show(slot) for slot in away]
+    reboot, refused = _reboot(observation, situation)
     if refused:
         said.append(refused)
     if reboot:
         said.append(f"reboot once, without the flag, into slot {primary}")
         # G7: counted in an entry of its own, read back before the reboot and after everything else is repaired: a cut
         # before it counts nothing, a cut after it is a reset like the one that is wanted.
-        repaired = rebuild or needs_text or needs_entry
-        counted = _counted(entry, stamp) if repaired else entry
+        counted = _counted(entry, stamp) if damaged else entry
         steps.append(Append(attrs.evolve(counted, repair_reboots=entry.repair_reboots + 1)))
         if observation.flag:
             steps.append(SetFlag(False))
@@ -105,10 +128,13 @@ def repair(
             steps.append(ClearArgument())
         steps.append(RebootStep(None))
     if not dry_run:
-        if rebuild:
-            _rebuild(disk, observation, wanted, entry)
         executor.run(Plan(tuple(steps)))
     return Repair(changed=said not in ([], [refused]), steps=tuple(said), rebooting=reboot and not dry_run)
+
+
+def _hidden(below: Slot | None, step: Step) -> list[Step]:
+    """A write of autoboot.txt that may tear: the slot that a torn file would boot is out of the way (H-15)."""
+    return [step] if below is None else [Hide(below), step, Show(below)]
 
 
 def _wanted_text(observation: Observation, primary: Slot) -> bytes:
@@ -131,7 +157,8 @@ def _entry(observation: Observation, situation: Situation, primary: Slot, stamp:
         **texts,
     }
     if newest is not None:
-        return successor(newest, Transition.REPAIRED, **common)
+        shaped = {slot: with_shape(observation.slots[slot], known) for slot, known in newest.slots.items()}
+        return successor(newest, Transition.REPAIRED, slots=shaped, **common)
     # A lost history is not invented: what is there is `unknown`, bootable perhaps, and never retried by itself.
     slots = {slot: unknown_slot(observation.slots[slot]) for slot in Slot}
     if slots[primary].state is not SlotState.UNKNOWN:
@@ -149,9 +176,9 @@ def _counted(entry: Entry, stamp: Stamp) -> Entry:
     )
 
 
-def _must_rebuild(disk: Disk, observation: Observation, *, needs_text: bool, needs_entry: bool) -> str:
+def _must_rewrite(disk: Disk, observation: Observation, *, needs_text: bool, needs_journal: bool) -> str:
     """Why overwriting a sector is not enough; empty if it is."""
-    if not needs_text and not needs_entry:
+    if not needs_text and not needs_journal:
         return ""
     partition = observation.layout.selector
     try:
@@ -168,15 +195,42 @@ def _must_rebuild(disk: Disk, observation: Observation, *, needs_text: bool, nee
     return ""
 
 
-def _rebuild(disk: Disk, observation: Observation, wanted: bytes, entry: Entry) -> None:
-    """Plan the selector as a whole and write it, its boot sector last.
+def save_journal(disk: Disk, observation: Observation, entry: Entry) -> int:
+    """Write the ring with ``entry`` where the rewritten selector will have it.  Returns the bytes written.
 
-    Cut in it: the selector has no boot sector, the firmware boots the first slot that it finds, and the journal, which
-    is written where the raw scan finds it, still names the primary for the next repair.
+    From here on the raw scan finds it, whatever else is lost: the primary, and what it takes to show a hidden slot.
+    """
+    with _planned(disk, observation, b"", entry) as (device, plan, journal):
+        (start, _count), *_ = plan.extents(JOURNAL)
+        device.write(plan.geometry.cluster_offset(start), journal)
+        device.flush()
+        return len(journal)
+
+
+def rewrite_selector(disk: Disk, observation: Observation, text: bytes, entry: Entry) -> int:
+    """Plan the selector as a whole and write it, its boot sector last.  Returns the bytes written.
+
+    Cut in it: the selector has no boot sector, and the firmware boots the first slot that it finds, which is the
+    primary, since a slot below it is hidden.  The journal is found by its magic; the next repair goes on from there.
     """
     from abboot.fat.check import digests
     from abboot.fat.read import FatVolume
     from abboot.fat.write import compare, invalidate, validate, write_content
+
+    with _planned(disk, observation, text, entry) as (device, plan, _journal):
+        report = invalidate(device, plan.geometry)
+        report += write_content(device, plan, compare(device, plan, None))
+        device.forget_cache()
+        digests(FatVolume(device, boot_sector=plan.boot_sector))  # every chain can be followed
+        return (report + validate(device, plan.geometry)).bytes_written
+
+
+@contextmanager
+def _planned(
+    disk: Disk, observation: Observation, text: bytes, entry: Entry
+) -> Iterator[tuple[BlockDevice, VolumePlan, bytes]]:
+    """The selector's device, what it shall be, and the blocks of its journal.  Files of others on it stay."""
+    from abboot.fat.read import FatVolume
     from abboot.image.selector import plan_selector
 
     partition = observation.layout.selector
@@ -186,31 +240,24 @@ def _rebuild(disk: Disk, observation: Observation, wanted: bytes, entry: Entry) 
             f"cannot repair {disk.name}: the selector has to be rewritten, and is mounted on {mounts[0].path}",
             f"umount {mounts[0].path}",
         )
-    text = wanted if observation.autoboot is None else observation.autoboot_raw or wanted
     entries = [*observation.journal.entries[-(journal_format.BLOCKS - 1) :], entry]
     ring = {journal_format.block_index(kept.sequence, journal_format.BLOCKS): kept.encode() for kept in entries}
     empty = bytes(journal_format.BLOCK_SIZE)
     journal = b"".join(ring.get(index, empty) for index in range(journal_format.BLOCKS))
     device = disk.open_partition(partition.number, partition.start, partition.size, writable=True)
     try:
-        volume_id, label = 0, "SELECTOR"
+        identity, label = volume_id(observation.layout.table.disk_id, partition.number), "BOOTSEL"
         extra: list[Content] = []
         try:
             old = FatVolume(device)
-            volume_id, label = old.geometry.volume_id, old.geometry.label or label
+            identity, label = old.geometry.volume_id, old.geometry.label or label
             extra = _others(old)
         except Damaged:
-            pass
-        plan = plan_selector(
-            partition.size, device.block_size_bytes, label, volume_id, text, journal, extra,
-            hidden_sectors=partition.start // device.block_size_bytes,
-        )  # fmt: skip
-        diff = compare(device, plan, None)
-        invalidate(device, plan.geometry)
-        write_content(device, plan, diff)
-        device.forget_cache()
-        digests(FatVolume(device, boot_sector=plan.boot_sector))  # every chain can be followed
-        validate(device, plan.geometry)
+            pass  # what cannot be read cannot be kept
+        sector = device.block_size_bytes
+        hidden = partition.start // sector
+        plan = plan_selector(partition.size, sector, label, identity, text, journal, extra, hidden_sectors=hidden)
+        yield device, plan, journal
     finally:
         device.close()
 

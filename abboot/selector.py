@@ -35,18 +35,22 @@ _JOURNAL_LIMIT = 16 << 20  # bytes; a bound for hostile volumes, sixty times the
 class SelectorReading:
     """What the selector holds: raw bytes where there are any, meanings where they have one, problems where not."""
 
-    raw: bytes | None
-    autoboot: Autoboot | None
-    autoboot_problem: str
-    journal: Journal
-    journal_problem: str
+    raw: bytes | None = None
+    autoboot: Autoboot | None = None
+    autoboot_problem: str = ""
+    journal: Journal = attrs.field(factory=Journal)
+    journal_problem: str = ""
 
 
 class SelectorWriter(Protocol):
     """The selector, opened for changing."""
 
-    def overwrite(self, path: str, offset: int, data: bytes) -> None:
-        """Overwrite in place, flush, read back from the medium; ``path`` keeps its length and its clusters."""
+    def overwrite(self, path: str, offset: int, data: bytes) -> int:
+        """Overwrite in place, flush, read back from the medium; ``path`` keeps its length and its clusters.
+
+        Returns:
+            The bytes that were written; through a mount, those that were given to the file system.
+        """
 
     def size_of(self, path: str) -> int:
         """Raises :class:`abboot.errors.Damaged` if there is no such file, or it cannot be overwritten in place."""
@@ -82,22 +86,21 @@ def read_selector(volume: Volume, name: str) -> SelectorReading:
     )
 
 
-def unreadable_selector(device: BlockDevice, problem: str) -> SelectorReading:
-    """The FAT is gone: what the raw scan for the journal's magic still finds."""
+def with_scanned_journal(found: SelectorReading, device: BlockDevice) -> SelectorReading:
+    """What the raw scan finds of a journal whose file, or whole file system, is gone: it is whole all the same.
+
+    ``journal_problem`` stays: there is nowhere to write the next entry to before a repair.
+    """
     try:
-        found = journal_format.scan_raw(device.read, device.size_bytes)
+        entries = journal_format.scan_raw(device.read, device.size_bytes)
     except NewerFormat as error:
-        newer = Journal(newer=True)
-        return SelectorReading(
-            raw=None, autoboot=None, autoboot_problem=problem, journal=newer, journal_problem=error.message
-        )
-    entries = tuple(entry for _offset, entry in found)
-    return SelectorReading(
-        raw=None,
-        autoboot=None,
-        autoboot_problem=problem,
-        journal=Journal(entries=entries),
-        journal_problem=f"{JOURNAL} was found by its magic only: {problem}" if entries else problem,
+        return attrs.evolve(found, journal=Journal(newer=True), journal_problem=error.message)
+    if not entries:
+        return found
+    return attrs.evolve(
+        found,
+        journal=Journal(entries=tuple(entry for _offset, entry in entries)),
+        journal_problem=f"{found.journal_problem}; its entries were found by their magic",
     )
 
 
@@ -113,7 +116,7 @@ class RawSelector:
     def size_of(self, path: str) -> int:
         return self._start_and_size(path)[1]
 
-    def overwrite(self, path: str, offset: int, data: bytes) -> None:
+    def overwrite(self, path: str, offset: int, data: bytes) -> int:
         start, size = self._start_and_size(path)
         if offset + len(data) > size:
             raise ValueError(f"{path} has {size} bytes")
@@ -121,17 +124,23 @@ class RawSelector:
         first = (start + offset) // block * block
         end = -(-(start + offset + len(data)) // block) * block
         # The rest of the block is written back as it was: beyond the file's end it is nobody's.
-        whole = bytearray(self._device.read(first, end - first))
-        whole[start + offset - first : start + offset - first + len(data)] = data
-        # G3: one write of one logical block.  Before it the old content, after it the new one.
-        self._device.write(first, bytes(whole))
+        before = self._device.read(first, end - first)
+        after = bytearray(before)
+        after[start + offset - first : start + offset - first + len(data)] = data
+        differing = [at for at in range(0, len(after), block) if before[at : at + block] != after[at : at + block]]
+        written = after[differing[0] : differing[-1] + block] if differing else b""
+        if differing:
+            # G3: one write, of autoboot.txt one logical block.  Before it the old content, after it the new one; of a
+            # journal entry, where it is longer, a torn one that no reader takes for an entry.
+            self._device.write(first + differing[0], bytes(written))
         self._device.flush()
         self._device.forget_cache()
-        if self._device.read(first, end - first) != whole:
+        if self._device.read(first, end - first) != after:
             raise VerificationFailed(
                 f"cannot write {path} on {self._device.name}: the medium gives back something else",
                 "the card may be failing or write-protected: replace it",
             )
+        return len(written)
 
     def _start_and_size(self, path: str) -> tuple[int, int]:
         found = self._volume.find(path)
@@ -169,8 +178,9 @@ class MountedSelector:
             raise Damaged(f"cannot write {path}: there is no such file", "run `abboot repair`")
         return found.size
 
-    def overwrite(self, path: str, offset: int, data: bytes) -> None:
+    def overwrite(self, path: str, offset: int, data: bytes) -> int:
         self._volume.overwrite(path, offset, data)
+        return len(data)
 
 
 @contextmanager
@@ -236,8 +246,11 @@ def open_for_writing(disk: Disk, partition: Partition) -> Iterator[SelectorWrite
         device.close()
 
 
-def replace_autoboot(writer: SelectorWriter, before: bytes, after: bytes) -> None:
+def replace_autoboot(writer: SelectorWriter, before: bytes, after: bytes) -> int:
     """G3: the switch.  ``before`` is what the caller decided upon, so that nothing is switched unseen.
+
+    Returns:
+        The bytes that were written.
 
     Raises:
         Refused: the file is of another length than ``after``: it has to be adopted first.
@@ -249,13 +262,16 @@ def replace_autoboot(writer: SelectorWriter, before: bytes, after: bytes) -> Non
             f"cannot switch: autoboot.txt has {size} bytes, {len(after)} are needed",
             "run `abboot repair`, which rewrites it once in full",
         )
-    writer.overwrite(AUTOBOOT, 0, after)
+    return writer.overwrite(AUTOBOOT, 0, after)
 
 
-def append_entry(writer: SelectorWriter, entry: Entry) -> None:
+def append_entry(writer: SelectorWriter, entry: Entry) -> int:
     """Write one journal entry into its block of the ring, never that of the entry before it.
 
     A cut leaves the block old, new or torn: a torn one is skipped by every reader, and the entry before it counts.
+
+    Returns:
+        The bytes that were written: what is in that block already, such as the zeros behind an entry, is not.
 
     Raises:
         Damaged: the journal's file is too small to be a ring.
@@ -265,4 +281,4 @@ def append_entry(writer: SelectorWriter, entry: Entry) -> None:
     if blocks < 2:
         raise Damaged(f"cannot write the journal: {JOURNAL} has {size} bytes", "run `abboot repair`")
     block = journal_format.block_index(entry.sequence, blocks)
-    writer.overwrite(JOURNAL, block * journal_format.BLOCK_SIZE, entry.encode())
+    return writer.overwrite(JOURNAL, block * journal_format.BLOCK_SIZE, entry.encode())

@@ -25,11 +25,14 @@ import attrs
 from abboot.core.record import Manifest
 from abboot.core.tree import MAX_DEPTH, MAX_FILES, fold, is_reserved, shown
 from abboot.errors import AbbootError, InvalidTree
+from abboot.fat.ahead import ahead, batches
 
 if TYPE_CHECKING:
     from abboot.core.protocols import Volume
 
 CHUNK_SIZE = 1024 * 1024  # bytes
+_REMOVE = "remove it from the tree; nothing was written"
+_COPY = "put a copy of the file in its place; nothing was written"
 
 Progress = Callable[[int, int, str], None]
 """``progress(done_bytes, total_bytes, path)``"""
@@ -98,21 +101,27 @@ class FolderSource:
         try:
             is_folder = stat.S_ISDIR(os.stat(self._folder).st_mode)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-            raise InvalidTree(f"cannot read the tree {shown(self._folder)}: {_reason(error)}") from error
+            raise self._no_tree(_reason(error)) from error
         if not is_folder:
-            raise InvalidTree(f"cannot read the tree {shown(self._folder)}: it is not a folder")
+            raise self._no_tree("it is not a folder")
         files: list[SourceFile] = []
         for file in self._walk(self._folder, "", 1):
             files.append(file)
             if len(files) > MAX_FILES:
-                raise InvalidTree(f"cannot read the tree {shown(self._folder)}: it has more than {MAX_FILES} files")
+                raise self._no_tree(f"it has more than {MAX_FILES} files")
         if not files:
-            raise InvalidTree(f"cannot read the tree {shown(self._folder)}: it has no file")
+            raise self._no_tree("it has no file")
         return tuple(sorted(files, key=lambda file: file.path))
+
+    def _no_tree(self, found: str) -> InvalidTree:
+        return InvalidTree(
+            f"cannot read the tree {shown(self._folder)}: {found}",
+            "name the folder that holds the boot files: config.txt, the kernel and so on",
+        )
 
     def _walk(self, folder: str, prefix: str, depth: int) -> Iterator[SourceFile]:
         if depth > MAX_DEPTH:
-            raise InvalidTree(f"cannot read {shown(folder)}: it is more than {MAX_DEPTH} levels deep")
+            raise InvalidTree(f"cannot read {shown(folder)}: it is more than {MAX_DEPTH} levels deep", _REMOVE)
         try:
             with os.scandir(folder) as entries:
                 children = sorted(itertools.islice(entries, MAX_FILES + 1), key=lambda entry: entry.name)
@@ -123,17 +132,21 @@ class FolderSource:
             try:
                 child.name.encode()
             except UnicodeEncodeError as error:
-                raise InvalidTree(f"cannot read {shown(child.path)}: its name is not UTF-8") from error
+                found = f"cannot read {shown(child.path)}: its name is not UTF-8"
+                raise InvalidTree(found, "rename it; nothing was written") from error
             try:
                 status = child.stat(follow_symlinks=False)
             except OSError as error:
+                if error.errno == errno.ENOENT:  # it was there a moment ago
+                    raise _changed(child.path) from error
                 raise AbbootError(f"cannot read {shown(child.path)}: {_reason(error)}") from error
             if stat.S_ISDIR(status.st_mode):
                 yield from self._walk(child.path, path + "/", depth + 1)
             elif stat.S_ISREG(status.st_mode):
                 yield _file_on_disk(child.path, path, status, self._origin)
             else:
-                raise InvalidTree(f"cannot read {shown(child.path)}: {_what_it_is(child.path, path, status.st_mode)}")
+                found = f"cannot read {shown(child.path)}: {_what_it_is(child.path, path, status.st_mode)}"
+                raise InvalidTree(found, _COPY if stat.S_ISLNK(status.st_mode) else _REMOVE)
 
 
 class VolumeSource:
@@ -189,25 +202,32 @@ def digest_all(files: Iterable[SourceFile], progress: Progress | None = None) ->
     files = tuple(files)
     total = sum(file.size for file in files)
     done = 0
-    entries: list[tuple[str, str]] = []
-    for file in files:
-        sha256 = hashlib.sha256()
-        size = 0
-        for chunk in file.chunks():
-            sha256.update(chunk)
-            size += len(chunk)
-            if size > file.size:
-                break  # a file that grows without end must not keep us here
-            if progress is not None:
-                progress(done + size, total, file.path)
-        if size != file.size:
-            raise _changed(f"{file.path} of {file.origin}")
-        done += size
-        entries.append((file.path, sha256.hexdigest()))
+    digests = [hashlib.sha256() for _ in files]
+    with ahead(batches(_pieces(files))) as read:
+        for batch in read:
+            for index, chunk in batch:
+                digests[index].update(chunk)
+                done += len(chunk)
+                if progress is not None:
+                    progress(done, total, files[index].path)
+    entries = [(file.path, digest.hexdigest()) for file, digest in zip(files, digests, strict=True)]
     try:
         return Manifest(entries=entries)
     except ValueError as error:
         raise InvalidTree(f"cannot list the tree: {error}") from error
+
+
+def _pieces(files: Sequence[SourceFile]) -> Iterator[tuple[int, bytes]]:
+    """What the files hold, each piece with the index of its file."""
+    for index, file in enumerate(files):
+        size = 0
+        for chunk in file.chunks():
+            size += len(chunk)
+            if size > file.size:
+                break  # a file that grows without end must not keep us here
+            yield index, chunk
+        if size != file.size:
+            raise _changed(f"{file.path} of {file.origin}")
 
 
 # -- files of this system -----------------------------------------------------------------------------------------

@@ -184,8 +184,14 @@ def next_step(observation: Observation, situation: Situation) -> str:
     match situation.phase:
         case _ if observation.autoboot is None:
             return "rewrite autoboot.txt: abboot repair"
+        case _ if observation.journal.newer:
+            return "use the newer abboot that wrote the journal"
+        case _ if observation.journal.newest is None or observation.journal_problem:
+            return "start a new journal: abboot repair"
         case Phase.ARMED:
             return "reboot into the trial: abboot trial; or cancel it: abboot revert"
+        case Phase.TRIAL if situation.trial is not None and situation.trial.progress is TrialProgress.REVERTING:
+            return "reboot: this trial is being left, and the primary boots next"
         case Phase.TRIAL:
             return "end the trial: abboot confirm (or commit, revert)"
         case Phase.FOREIGN:

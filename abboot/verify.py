@@ -143,7 +143,9 @@ def check_present(disk: Disk, observation: Observation, slot: Slot) -> str:
     except Damaged as error:
         return error.message
     missing = [path for path, _sha in manifest.entries if path.lower() not in present]
-    return f"{len(missing)} files are missing ({', '.join(missing[:3])})" if missing else ""
+    if not missing:
+        return ""
+    return f"{len(missing)} file{'s are' if len(missing) > 1 else ' is'} missing ({', '.join(missing[:3])})"
 
 
 def _digest(data: bytes) -> str:

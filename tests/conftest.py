@@ -30,6 +30,9 @@ DEBIAN_PACKAGES = {
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*commands): skip, by name, where one of these tools is not installed")
     config.addinivalue_line("markers", "packaging: builds, downloads and installs; half a minute")
+    config.addinivalue_line(
+        "markers", "kernel: boots a real kernel in an emulator; run by `make vfat`, not by `make test`"
+    )
     # pytest-xdist's; named here so that the tests also run without it.
     config.addinivalue_line("markers", "xdist_group(name): tests that stay in one process, to share a slow fixture")
 

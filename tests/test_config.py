@@ -156,7 +156,7 @@ def test_the_hint_says_that_there_is_more() -> None:
     with pytest.raises(InvalidConfig) as caught:
         parse_config("a = 1\nb = 2\nc = 3\n")
 
-    assert caught.value.hint == "2 more errors in this file: abboot config check lists them"
+    assert caught.value.hint == "2 more errors in this file: `abboot config check` lists them"
     assert caught.value.errors[2] == ConfigProblem(
         line=3, key="c", message="unknown key (there are disk, trial, health, verify)"
     )

@@ -21,6 +21,10 @@ test bench vfat | dosfstools    | mkfs.vfat and fsck.vfat judge the volumes  | c
 test bench demo vfat | mtools   | an independent reader and writer of FAT    | command -v mcopy
 test bench vfat | fdisk         | sfdisk judges the partition tables         | command -v sfdisk
 test            | gdisk         | sgdisk judges the GPT                      | command -v sgdisk
+bench           | rauc          | one of those that abboot is measured against | command -v rauc
+bench           | squashfs-tools | making the bundle that RAUC installs        | command -v mksquashfs
+bench           | dbus-daemon   | the bus that RAUC's service answers on      | command -v dbus-daemon
+bench           | openssl       | signing that bundle                        | command -v openssl
 tree demo vfat  | mmdebstrap    | fetching firmware and kernels for the Pi   | command -v mmdebstrap
 tree demo vfat  | ca-certificates | fetching firmware and kernels for the Pi | test -e /etc/ssl/certs/ca-certificates.crt
 vfat            | qemu-system-arm | the machine that a real kernel runs in     | command -v qemu-system-aarch64

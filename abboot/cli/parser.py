@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import NoReturn
+import textwrap
+from collections.abc import Callable, Container
+from typing import Any, NoReturn
 
 import attrs
 
@@ -24,15 +25,32 @@ class UsageError(Exception):
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        # No abbreviations: `--dry` in somebody's script would change its meaning with the next option of that name.
+        super().__init__(**{"allow_abbrev": False, "formatter_class": _HelpFormatter, **options})
+
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, self.format_usage())
+        raise UsageError(message, self.format_usage(), f"run `{self.prog} --help`")
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Texts keep their paragraphs, and are wrapped to the terminal."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(
+            line
+            if line.startswith("  ")
+            else textwrap.fill(line, width, initial_indent=indent, subsequent_indent=indent)
+            for line in text.splitlines()
+        )
 
 
 @attrs.frozen
 class VerbSpec:
-    """One verb: its help, and the function that adds its arguments."""
+    """One verb: its help in a line, what more there is to say, and the function that adds its arguments."""
 
     help: str
+    about: str
     add: Callable[[argparse.ArgumentParser], None] = lambda _parser: None
 
 
@@ -53,6 +71,23 @@ def _stage(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="set a key of cmdline.txt",
+    )
+    parser.add_argument(
+        "--drop",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="with --base booted: leave this file or folder of the booted slot out",
+    )
+    parser.add_argument(
+        "--carry",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="take this file or folder from the booted slot, whatever TREE has (such as cloud-init's user-data)",
+    )
+    parser.add_argument(
+        "--format", choices=("fat12", "fat16", "fat32"), help="format the slot anew (default: as it is formatted)"
     )
     parser.add_argument("--annotate", metavar="K=V", action="append", default=[], help="keep a key in the record")
     parser.add_argument("--label", metavar="TEXT", default="", help="keep a text for people in the record")
@@ -79,58 +114,137 @@ def _repair(parser: argparse.ArgumentParser) -> None:
 
 
 def _image(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Parser)
-    build = actions.add_parser("build", help="build a whole-disk image", parents=[_globals()])
+    actions = _actions(parser)
+    build = _action(actions, "build", "build a whole-disk image")
     build.add_argument("spec", metavar="SPEC", help="a TOML file, such as images/demo.toml")
     build.add_argument("--tree", metavar="DIR", help="the tree of both slots, in place of the one that SPEC names")
     build.add_argument(
         "-o", "--output", metavar="IMG", required=True, help="the image; replaced when the build is whole"
     )
-    inspect = actions.add_parser("inspect", help="say what is on an image", parents=[_globals()])
-    inspect.add_argument("image", metavar="IMG")
+    inspect = _action(actions, "inspect", "say what is on an image")
+    inspect.add_argument("image", metavar="IMG", help="an image file or a block device")
+    for action in (build, inspect):
+        _add_globals(action)
 
 
 def _simulate(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Parser)
+    actions = _actions(parser)
     for name, text in (
         ("boot", "switch it off and on"),
         ("reboot", "an ordinary reboot, with the flag if it is set"),
         ("power-cut", "cut the power: the flag is lost; then a cold boot"),
     ):
-        action = actions.add_parser(name, help=text, parents=[_globals()])
-        action.add_argument("image", metavar="IMG")
+        action = _action(actions, name, text)
+        action.add_argument("image", metavar="IMG", help="the card of the simulated Pi")
         action.add_argument("--tryboot", action="store_true", help="as if the one-shot flag were set")
         action.add_argument("--model", metavar="M", help="another board: pi3, pi4, pi5, cm4...; it stays")
         action.add_argument("--bootloader", metavar="DATE", help="its build date, such as 2022-12-01; it stays")
         action.add_argument("--dry-run", action="store_true", help="only tell what would boot")
+        _add_globals(action)
 
 
 def _config(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Parser)
-    actions.add_parser("check", help="every error, with its line", parents=[_globals()])
-    actions.add_parser("show", help="the settings in force", parents=[_globals()])
+    actions = _actions(parser)
+    for name, text in (("check", "every error, with its line"), ("show", "the settings in force")):
+        _add_globals(_action(actions, name, text))
+
+
+def _actions(parser: argparse.ArgumentParser) -> Any:
+    return parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Parser)
+
+
+def _action(actions: Any, name: str, text: str) -> argparse.ArgumentParser:
+    action: argparse.ArgumentParser = actions.add_parser(name, help=text, description=_sentence(text))
+    return action
 
 
 SPECS: dict[str, VerbSpec] = {
-    "status": VerbSpec("where we are, why, what a power cut now would boot, what next"),
-    "stage": VerbSpec("write a tree to the inactive slot, and verify it", _stage),
-    "trial": VerbSpec("arm the staged slot, set the one-shot flag, reboot", _trial),
-    "confirm": VerbSpec("note how the last trial ended; in a trial: check health, then commit or leave"),
-    "commit": VerbSpec("make the booted trial slot the primary"),
-    "revert": VerbSpec("cancel an arm, leave a trial, or go back after a commit", _revert),
-    "verify": VerbSpec("every file of a slot against its manifest", _verify),
-    "log": VerbSpec("the journal, newest last"),
-    "repair": VerbSpec("rewrite a damaged autoboot.txt or journal from the other", _repair),
-    "image": VerbSpec("build or inspect whole-disk images", _image),
-    "simulate": VerbSpec("act on the simulated Pi of an image as the world would", _simulate),
-    "config": VerbSpec("check or show the configuration", _config),
+    "status": VerbSpec(
+        "where we are, why, what a power cut now would boot, what next",
+        "Takes no lock and writes nothing. The exit code is 0 also when things are odd: the notes say what is.",
+    ),
+    "stage": VerbSpec(
+        "write a tree to the inactive slot, and verify it",
+        "The slot has no boot sector until everything was read back from the medium, so nothing boots half a tree. "
+        "Staging what the slot holds already writes nothing. From here until the next commit the primary is the only "
+        "good slot.",
+        _stage,
+    ),
+    "trial": VerbSpec(
+        "arm the staged slot, set the one-shot flag, reboot",
+        "The firmware tries the slot once. If nothing is committed, the next reset returns to the primary.",
+        _trial,
+    ),
+    "confirm": VerbSpec(
+        "note how the last trial ended; in a trial: check health, then commit or leave",
+        "For every boot, by a service. Outside a trial it never reboots. With no check configured a trial counts as "
+        "healthy. The exit code is 1 if the trial is unhealthy.",
+    ),
+    "commit": VerbSpec(
+        "make the booted trial slot the primary",
+        "One sector is written, and read back. Only a running trial of the very tree that was armed is committed.",
+    ),
+    "revert": VerbSpec(
+        "cancel an arm, leave a trial, or go back after a commit",
+        "Armed: the trial is cancelled. In a trial: it is given up, and the primary boots. Settled: the other slot is "
+        "tried if it is good, since going back is a trial too.",
+        _revert,
+    ),
+    "verify": VerbSpec(
+        "every file of a slot against its manifest",
+        "Reads the medium; takes no lock and writes nothing. The exit code is 1 if anything differs.",
+        _verify,
+    ),
+    "log": VerbSpec("the journal, newest last", "Takes no lock and writes nothing."),
+    "repair": VerbSpec(
+        "rewrite a damaged autoboot.txt or journal from the other",
+        "Nothing is ever committed by it. Where the wrong slot is booted it reboots once, and counts that.",
+        _repair,
+    ),
+    "image": VerbSpec(
+        "build or inspect whole-disk images",
+        "Works on plain files: no root, no mount, no loop device.",
+        _image,
+    ),
+    "simulate": VerbSpec(
+        "act on the simulated Pi of an image as the world would",
+        "What the Pi keeps between two commands lies in the folder IMG.pi beside the image, tied to the disk's id; "
+        "without it the Pi was just switched on: a Pi 4 with the newest bootloader.",
+        _simulate,
+    ),
+    "config": VerbSpec(
+        "check or show the configuration",
+        "The exit code of `check` is 1 if there is an error. A file with an error is not used at all.",
+        _config,
+    ),
 }
 
+EXIT_CODES = {
+    0: "done",
+    1: "refused or failed",
+    2: "the command line is wrong",
+    70: "a bug of abboot",
+    75: "another abboot holds the disk: try again",
+}
 
-def _globals(*, top: bool = False) -> _Parser:
+EPILOG = f"""\
+exit codes:
+{chr(10).join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())}
+
+examples:
+  abboot status
+  abboot stage /path/to/tree && abboot trial
+  abboot --sim card.img confirm
+
+`abboot VERB --help` says more about one verb."""
+
+
+def _add_globals(parser: argparse.ArgumentParser, *, top: bool = False) -> None:
     """The global options; behind the verb they have no default, so that they do not undo what stood before it."""
-    parser = _Parser(add_help=False)
-    default = (lambda value: value) if top else (lambda _value: argparse.SUPPRESS)
+
+    def default(value: object) -> Any:
+        return value if top else argparse.SUPPRESS
+
     target = parser.add_mutually_exclusive_group()
     target.add_argument(
         "--disk", metavar="DISK", default=default(None), help="a block device or an image (default: the booted disk)"
@@ -140,7 +254,7 @@ def _globals(*, top: bool = False) -> _Parser:
         "--sysroot",
         metavar="DIR",
         default=default("/"),
-        help="read the kernel's interfaces under DIR; no reboot",
+        help="read the kernel's interfaces under DIR; reboots are recorded there, not done",
     )
     parser.add_argument(
         "--config", metavar="FILE", default=default(None), help=f"the configuration (default: {DEFAULT_CONFIG})"
@@ -149,30 +263,38 @@ def _globals(*, top: bool = False) -> _Parser:
     noise = parser.add_mutually_exclusive_group()
     noise.add_argument("-v", "--verbose", action="count", default=default(0), help="say what is done, on stderr")
     noise.add_argument("-q", "--quiet", action="store_true", default=default(False), help="print errors only")
-    return parser
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
+
+
+def make_parser(words: Container[str] = tuple(SPECS)) -> argparse.ArgumentParser:
+    """The command line; only the verbs among ``words`` get their arguments.
+
+    On a small board all of them would be half of the time that `status` takes.
+    """
     parser = _Parser(
         prog="abboot",
         description="A/B boot partitions for the Raspberry Pi: stage, try once, commit or fall back.",
-        parents=[_globals(top=True)],
+        epilog=EPILOG,
     )
-    parser.add_argument("--version", action="version", version=f"abboot {VERSION}")
+    _add_globals(parser, top=True)
+    parser.add_argument("--version", action="version", version=f"abboot {VERSION}", help="print the version")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
     for name, spec in SPECS.items():
-        # `image`, `simulate` and `config` hand the global options on to their actions.
-        parents = [] if spec.add in (_image, _simulate, _config) else [_globals()]
-        spec.add(verbs.add_parser(name, help=spec.help, description=spec.help, parents=parents))
+        verb = verbs.add_parser(name, help=spec.help, description=f"{_sentence(spec.help)} {spec.about}")
+        if name in words:
+            spec.add(verb)
+            _add_globals(verb)
     return parser
 
 
 def parse(words: list[str]) -> argparse.Namespace:
     """Raises :class:`UsageError`."""
-    options = make_parser().parse_args(words)
+    options = make_parser(words).parse_args(words)
     if options.sim is not None and options.disk is not None:
-        raise UsageError("--sim and --disk: one disk at a time", "")
+        raise UsageError("argument --sim: not allowed with argument --disk", "")
     return options
 
 
@@ -182,6 +304,6 @@ def pairs(words: list[str], option: str) -> dict[str, str]:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not key:
-            raise UsageError(f"argument {option}: {word!r} is not KEY=VALUE", "")
+            raise UsageError(f"argument {option}: {word!r} is not KEY=VALUE", "", f"write {option} KEY=VALUE")
         found[key] = value
     return found

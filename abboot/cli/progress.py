@@ -2,45 +2,49 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from abboot.cli.render import size
+from abboot.cli.render import one_line, size
 
-_BAR = 24  # characters
+if TYPE_CHECKING:
+    from abboot.progress import Progress
+
+_BAR = 12  # characters: the whole line should be seen on a terminal of 80
 _INTERVAL_S = 0.1
+_PATIENCE_S = 0.5
 
 
 class ProgressBar:
-    """Draws ``stage  [#####     ]  42.0 MB of 71.5 MB  18.3 MB/s  1 s left`` on one line of stderr.
+    """Draws ``writing    [#####     ]  42.0 MB of 71.5 MB  18.3 MB/s  1 s left  120/339 kernel8.img`` on stderr.
 
     Nothing is drawn in the first half second: what is over by then needs no bar.
     """
 
-    def __init__(self, verb: str) -> None:
-        self._verb = verb
+    def __init__(self) -> None:
         self._began = time.monotonic()
         self._drawn = 0.0
-        self._last = 0
         self._line = ""
 
-    def __call__(self, done: int, total: int, path: str) -> None:
+    def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
-        if done < self._last:  # the next pass over the files: reading back, after writing
-            self._began = now
-        self._last = done
-        if now - self._began < 0.5 or now - self._drawn < _INTERVAL_S:
+        if now - self._began < _PATIENCE_S or now - self._drawn < _INTERVAL_S:
             return
         self._drawn = now
-        rate = done / (now - self._began)
-        left = (total - done) / rate if rate else 0.0
-        filled = _BAR * done // total if total else _BAR
-        line = (
-            f"{self._verb}  [{'#' * filled}{' ' * (_BAR - filled)}]  {size(done)} of {size(total)}  "
-            f"{size(int(rate))}/s  {left:.0f} s left  {path}"
-        )
-        self._draw(line[:100])
+        done, total = progress.bytes_done, progress.bytes_total
+        left = "" if progress.remaining_s is None else f"{progress.remaining_s:.0f} s left"
+        filled = min(_BAR, _BAR * done // total) if total else _BAR
+        parts = [
+            f"{progress.activity:<9}  [{'#' * filled}{' ' * (_BAR - filled)}]",
+            f"{size(done):>8} of {size(total)}",
+            f"{size(int(progress.rate)):>8}/s",
+            f"{left:>9}",
+            f"{progress.files_done}/{progress.files_total} {one_line(progress.path)}",
+        ]
+        # The last column stays free: a terminal wraps after it.
+        self._draw("  ".join(parts)[: shutil.get_terminal_size().columns - 1])
 
     def clear(self) -> None:
         if self._line:
@@ -54,9 +58,6 @@ class ProgressBar:
         self._line = line
 
 
-def progress_bar(verb: str, *, wanted: bool) -> ProgressBar | None:
+def progress_bar(*, wanted: bool) -> ProgressBar | None:
     """A bar, if stderr is a terminal and nobody asked for silence."""
-    return ProgressBar(verb) if wanted and sys.stderr.isatty() else None
-
-
-Progress = Callable[[int, int, str], None]
+    return ProgressBar() if wanted and sys.stderr.isatty() else None

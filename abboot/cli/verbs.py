@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from abboot.cli.parser import DEFAULT_CONFIG, UsageError, pairs
-from abboot.cli.render import Style, facts, size, table
-from abboot.config import Config, load_config, render_config
-from abboot.core.words import Slot
+from abboot.cli.render import Style, facts, item, size, table
+from abboot.config import Config, ConfigProblem, InvalidConfig, load_config, render_config
+from abboot.core.words import FatType, Slot
 from abboot.manager import BootManager
 
 if TYPE_CHECKING:
@@ -52,10 +52,8 @@ class _Target:
     def tail(self, style: Style) -> str:
         if self.rebooted is not None:
             return "\n\n" + self.rebooted.text(style, "the simulated Pi rebooted")
-        if self.requests:
-            lines = [", ".join(f"{key}={value}" for key, value in request.items()) for request in self.requests]
-            return "\nrecorded, not done (--sysroot): " + "; ".join(lines)
-        return ""
+        lines = [", ".join(f"{key} {value}" for key, value in request.items()) for request in self.requests or ()]
+        return "".join(f"\nrecorded, not done (--sysroot): {line}" for line in lines)
 
 
 @attrs.frozen
@@ -85,14 +83,14 @@ class Booted:
     def text(self, style: Style, what: str) -> str:
         """The firmware's reasoning, then what it came to."""
         board, boot = self.board, self.boot
-        lines = [style.dim(f"{what}; the firmware of a {board.model.full_name}, {board.bootloader}:")]
-        lines += [style.dim(f"  | {why}") for why in boot.why]
+        lines = [item(style, "", f"{what}; the firmware of a {board.model.full_name}, {board.bootloader}:")]
+        lines += [item(style, style.dim("  | "), why) for why in boot.why]
         if boot.partition is None:
             end = f"{style.paint('nothing boots', 'red')}: its watchdog, or a person, has to cut the power"
         else:
             where = f"slot {self.slot} (partition {boot.partition})" if self.slot else f"partition {boot.partition}"
             end = f"{style.bold(where)}, {'with' if boot.tryboot else 'without'} the tryboot flag"
-        return "\n".join([*lines, f"  => {end}"])
+        return "\n".join([*lines, item(style, "  => ", end)])
 
 
 @contextmanager
@@ -114,11 +112,11 @@ def _target(options: argparse.Namespace) -> Iterator[_Target]:
         return
     with BootManager.from_system(options.sysroot, disk=options.disk, config=config) as manager:
         target = _Target(manager=manager)
-        if options.sysroot == "/":
+        from abboot.linux.sysroot import is_live, recorded_requests
+
+        if is_live(options.sysroot):
             yield target
             return
-        from abboot.linux.sysroot import recorded_requests
-
         before = len(recorded_requests(options.sysroot))
         yield target
         target.requests = list(recorded_requests(options.sysroot)[before:])
@@ -178,11 +176,11 @@ def status_text(style: Style, found: Status) -> str:
     more = []
     trial = found.last_trial
     if trial is not None:
-        how = style.word(trial.outcome) if trial.outcome else style.word(trial.progress)
+        how = f"{style.word(trial.outcome)}: " if trial.outcome else ""
         why = f" ({trial.reason})" if trial.reason else ""
-        noted = "" if trial.noted or trial.outcome is None else ", not noted yet"
+        noted = "" if trial.noted or trial.outcome is None else " (not noted yet)"
         attempt = f", attempt {trial.attempt}" if trial.attempt > 1 else ""
-        more.append(("last trial", f"slot {trial.slot}{attempt}: {how}{noted}: {trial.meaning}{why}"))
+        more.append(("last trial", f"slot {trial.slot}{attempt}: {how}{trial.meaning}{why}{noted}"))
     cut = found.power_cut
     if cut is not None:
         where = f"slot {cut.slot}, partition {cut.partition}" if cut.slot else f"partition {cut.partition}"
@@ -190,7 +188,7 @@ def status_text(style: Style, found: Status) -> str:
         more.append(("a power cut now", f"boots {where}{sure}" if cut.partition else f"boots nothing: {cut.why[-1]}"))
     more.append(("next", found.next))
     lines.append(facts(style, more))
-    lines += [f"{style.paint('note:', 'yellow')} {note}" for note in found.notes]
+    lines += [style.remark("note", note) for note in found.notes]
     return "\n".join(lines)
 
 
@@ -240,7 +238,7 @@ def _when(entry: Any) -> str:
 
 
 def verify(options: argparse.Namespace) -> Result:
-    with _target(options) as target, _progress("verify", options) as progress:
+    with _target(options) as target, _progress(options) as progress:
         found = target.manager.verify(Slot(options.slot) if options.slot else None, progress=progress)
 
     def text(style: Style) -> str:
@@ -270,12 +268,15 @@ def stage(options: argparse.Namespace) -> Result:
     if options.tree is None and options.base == "none":
         raise UsageError("the following arguments are required: TREE (or --base booted)", "usage: abboot stage TREE\n")
     cmdline, annotations = pairs(options.set_cmdline, "--set-cmdline"), pairs(options.annotate, "--annotate")
-    with _target(options) as target, _progress("stage", options) as progress:
+    with _target(options) as target, _progress(options) as progress:
         done = target.manager.stage(
             options.tree,
             base=options.base,
             overlays=options.overlay,
+            drop=options.drop,
+            carry=options.carry,
             cmdline=cmdline,
+            fat_type=None if options.format is None else FatType(int(options.format.removeprefix("fat"))),
             annotations=annotations,
             label=options.label,
             dry_run=options.dry_run,
@@ -288,14 +289,17 @@ def stage(options: argparse.Namespace) -> Result:
         if not done.changed:
             lines = [f"slot {done.slot} holds this tree already ({record}): nothing was written"]
         elif options.dry_run:
-            lines = [f"would write {size(done.bytes_written)} of {size(done.bytes_total)} to slot {done.slot}"]
+            lines = [
+                f"would write {size(done.bytes_written)} to slot {done.slot}; the tree has {size(done.bytes_total)}"
+            ]
         else:
+            wrote = f"wrote {size(done.bytes_written)} in {done.duration_s:.1f} s"
             lines = [
                 f"{style.paint('staged', 'green')} on slot {done.slot}, verified: {record}",
-                f"wrote {size(done.bytes_written)} of {size(done.bytes_total)} in {done.duration_s:.1f} s",
+                f"{wrote}; the tree has {size(done.bytes_total)}",
                 style.paint("no way back until commit:", "yellow") + " the primary is the only good slot now",
             ]
-        lines += [f"{style.paint('warning:', 'yellow')} {warning}" for warning in done.warnings]
+        lines += [style.remark("warning", warning) for warning in done.warnings]
         return "\n".join(lines)
 
     return Result(data=data, text=text)
@@ -335,7 +339,8 @@ def _changed(target: _Target, change: Change) -> Result:
         what = change.detail or ("done" if change.changed else "nothing to do")
         if change.rebooting and not target.simulated:
             what += "; rebooting"
-        return f"{style.word(change.phase_before)} -> {style.word(change.phase_after)}: {what}" + target.tail(style)
+        before, after = style.word(change.phase_before), style.word(change.phase_after)
+        return item(style, f"{before} -> {after}: " if change.changed else f"{after}: ", what) + target.tail(style)
 
     return Result(data=data, text=text)
 
@@ -369,13 +374,11 @@ def confirm(options: argparse.Namespace) -> Result:
         if done.outcome is not None:
             lines.append(f"the last trial is noted: {style.word(done.outcome)}")
         if done.verdict == "none":
-            lines.append(f"no trial is running: {done.summary}")
+            lines.append(item(style, "no trial is running: ", done.summary))
         else:
             verdict = style.paint(done.verdict, "green" if done.verdict == "healthy" else "red")
-            lines += [
-                f"{verdict}: {done.summary}",
-                f"{style.word(done.action)}: {done.change.detail if done.change else ''}",
-            ]
+            lines.append(item(style, f"{verdict}: ", done.summary))
+            lines.append(item(style, f"{style.word(done.action)}: ", done.change.detail if done.change else ""))
         return "\n".join(lines) + target.tail(style)
 
     return Result(data=data, text=text, exit_code=1 if done.verdict == "unhealthy" else 0)
@@ -386,7 +389,7 @@ def repair(options: argparse.Namespace) -> Result:
         done = target.manager.repair(dry_run=options.dry_run)
     data = {
         "schema": SCHEMA,
-        "changed": done.changed and not options.dry_run,
+        "changed": done.changed,
         "steps": list(done.steps),
         "rebooting": done.rebooting,
         **target.extra(),
@@ -396,7 +399,7 @@ def repair(options: argparse.Namespace) -> Result:
         if not done.steps:
             return "nothing to repair"
         head = "would be done:" if options.dry_run else "done:"
-        return "\n".join([head, *(f"  - {step}" for step in done.steps)]) + target.tail(style)
+        return "\n".join([head, *(item(style, "  - ", step) for step in done.steps)]) + target.tail(style)
 
     return Result(data=data, text=text)
 
@@ -411,7 +414,7 @@ def image(options: argparse.Namespace) -> Result:
 def _image_build(options: argparse.Namespace) -> Result:
     from abboot import image as images
 
-    with _progress("build", options) as progress:
+    with _progress(options) as progress:
         done = images.build(images.load_spec(options.spec), options.output, tree=options.tree, progress=progress)
     seen = images.inspect(options.output)
     data = {**_inspection_to_json(seen), "changed": True, "bytes_written": done.bytes_written}
@@ -423,7 +426,7 @@ def _image_build(options: argparse.Namespace) -> Result:
             "",
             _inspection_text(style, seen),
         ]
-        lines += [f"{style.paint('warning:', 'yellow')} {warning}" for warning in done.warnings]
+        lines += [style.remark("warning", warning) for warning in done.warnings]
         return "\n".join(lines)
 
     return Result(data=data, text=text)
@@ -493,21 +496,28 @@ def _inspection_text(style: Style, seen: Any) -> str:
             [
                 ("image", f"{seen.path}, {size(seen.size_bytes)}, {seen.table}, disk id {seen.disk_id}"),
                 ("primary", f"slot {seen.primary}" if seen.primary else "nobody can tell"),
+                (
+                    "autoboot.txt",
+                    style.paint(f"damaged: {seen.autoboot_problem}", "red") if seen.autoboot_problem else "",
+                ),
+                ("journal", style.paint(seen.journal.problem, "red") if seen.journal and seen.journal.problem else ""),
             ],
         ),
         "",
         table(style, ["#", "role", "type", "start", "size", "file system", "label", "free"], rows),
-        "",
-        table(
-            style,
-            ["slot", "partition", "state", "record"],
-            [
-                [str(slot), str(info.partition), style.word(info.state), info.record_digest or info.problem or "-"]
-                for slot, info in seen.slots.items()
-            ],
-        ),
     ]
-    lines += [f"{style.paint('note:', 'yellow')} {note}" for note in seen.notes]
+    slots = [
+        [
+            str(slot),
+            str(info.partition),
+            style.word(info.state or "unknown"),
+            info.record_digest[:12] if info.record_digest else info.problem or "-",
+        ]
+        for slot, info in seen.slots.items()
+    ]
+    if slots:
+        lines += ["", table(style, ["slot", "partition", "state", "record"], slots)]
+    lines += [style.remark("note", note) for note in seen.notes]
     return "\n".join(lines)
 
 
@@ -553,19 +563,37 @@ def simulate(options: argparse.Namespace) -> Result:
 
 
 def config(options: argparse.Namespace) -> Result:
-    found = _config(options)  # raises with every error
-    if options.action == "show":
-        text = render_config(found)
-        return Result(data={"schema": SCHEMA, "config": text}, text=lambda _style: text)
+    return {"check": _config_check, "show": _config_show}[options.action](options)
+
+
+def _config_check(options: argparse.Namespace) -> Result:
     name = options.config or DEFAULT_CONFIG
-    return Result(data={"schema": SCHEMA, "ok": True, "file": name}, text=lambda _style: f"{name}: no errors")
+    errors: tuple[ConfigProblem, ...] = ()
+    try:
+        _config(options)
+    except InvalidConfig as invalid:
+        errors = invalid.errors
+
+    def text(style: Style) -> str:
+        if not errors:
+            return f"{name}: no errors"
+        return "\n".join(item(style, f"{name}: ", str(error)) for error in errors)
+
+    found = [{"line": error.line, "key": error.key, "message": error.message} for error in errors]
+    data = {"schema": SCHEMA, "ok": not errors, "file": name, "errors": found}
+    return Result(data=data, text=text, exit_code=1 if errors else 0)
+
+
+def _config_show(options: argparse.Namespace) -> Result:
+    text = render_config(_config(options))
+    return Result(data={"schema": SCHEMA, "config": text}, text=lambda _style: text)
 
 
 @contextmanager
-def _progress(verb: str, options: argparse.Namespace) -> Iterator[Any]:
+def _progress(options: argparse.Namespace) -> Iterator[Any]:
     from abboot.cli.progress import progress_bar
 
-    bar = progress_bar(verb, wanted=not options.json and not options.quiet)
+    bar = progress_bar(wanted=not options.json and not options.quiet)
     try:
         yield bar
     finally:

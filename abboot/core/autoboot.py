@@ -16,6 +16,7 @@ import re
 
 import attrs
 
+from abboot.core.tree import shown
 from abboot.errors import Damaged
 
 MAX_SIZE = 512
@@ -256,7 +257,7 @@ def _assignments(data: bytes, *, tryboot: bool, sections: bool) -> tuple[dict[st
         if line != strict or not re.fullmatch(r"[0-9]{1,2}", value, re.ASCII) or int(value) > MAX_PARTITION:
             doubts.append(f"the line {_quote(line)}")
         if sections and (section, key) in seen:  # without sections it is measured that the last one wins
-            doubts.append(f"{key} twice under {section}")
+            doubts.append(f"{key} twice under {shown(section)}")
         seen.add((section, key))
         if active and line.startswith(f"{key}="):
             values[key] = _number(value)

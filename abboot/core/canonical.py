@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import attrs
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -82,7 +83,7 @@ def is_sha256(text: object) -> bool:
 
 def is_text(text: str) -> bool:
     """Whether ``text`` can be written as UTF-8: no lone surrogates, which is what Python makes of foreign bytes."""
-    return not any("\ud800" <= char <= "\udfff" for char in text)
+    return text.isascii() or _SURROGATE.search(text) is None
 
 
 def one_line(text: str, limit: int) -> str:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
+from abboot.core.canonical import one_line
 from abboot.core.words import TableKind
 from abboot.errors import Damaged
 
@@ -30,11 +31,14 @@ SECTOR = 512
 MAX_LOGICAL = 64  # logical partitions followed; Linux gives up after 100 links without data
 MAX_ENTRY_ARRAY = 1 << 20  # bytes of a GPT entry array; the usual one has 16 KiB
 
+_NAME_LIMIT = 36 * 12  # bytes of JSON that the 36 characters of a GPT partition name can take: none is cut off
+
 _MBR_EXTENDED = frozenset({0x05, 0x0F, 0x85})
 _EXTENDED_TYPE_IDS = frozenset(f"{type_id:#04x}" for type_id in _MBR_EXTENDED)
 _MBR_PROTECTIVE = 0xEE
 _GPT_SIGNATURE = b"EFI PART"
 _GPT_UNUSED = bytes(16)
+_WHOLE_DISK = "is this the whole disk or card image, and is it partitioned?"
 _GPT_HEADER = struct.Struct("<8sIIIIQQQQ16sQIII")  # 92 bytes: UEFI specification table 5.5
 _GPT_ENTRY = struct.Struct("<16s16sQQQ72s")  # 128 bytes: UEFI specification table 5.6
 
@@ -61,7 +65,7 @@ class Partition:
     """One partition, by the firmware's number (from 1).
 
     ``start`` and ``size`` are bytes; ``type_id`` is ``"0x0c"`` on an MBR, an upper-case GUID on a GPT; ``name`` is the
-    GPT partition name, empty on an MBR.
+    GPT partition name as one printable line, empty on an MBR.
     """
 
     number: int
@@ -121,11 +125,11 @@ def read_partition_table(read: Reader, size: int, block_size: int = 512, *, name
         Damaged: there is no table, or a partition lies outside the disk (a truncated image), or two overlap.
     """
     if size < 2 * block_size or block_size < SECTOR:
-        raise Damaged(f"cannot read the partition table of {name}: it has only {size} bytes")
+        raise Damaged(f"cannot read the partition table of {name}: it has only {size} bytes", _WHOLE_DISK)
     disk = _Source(read=read, size=size, block_size=block_size, name=name)
     first = read(0, SECTOR)
     if first[510:512] != b"\x55\xaa":
-        raise disk.damaged(_describe_tableless(disk, first), "is this the whole disk, and is it partitioned?")
+        raise disk.damaged(_describe_tableless(disk, first), _WHOLE_DISK)
 
     entries = _mbr_entries(first)
     used = [entry for entry in entries if entry.is_used]
@@ -138,7 +142,8 @@ def read_partition_table(read: Reader, size: int, block_size: int = 512, *, name
         )
     for entry in entries:
         if not entry.flag_is_valid:
-            raise disk.damaged(f"no partition table found: entry {entry.number} has the boot flag {entry.flag:#04x}")
+            found = f"no partition table found: entry {entry.number} has the boot flag {entry.flag:#04x}"
+            raise disk.damaged(found, _WHOLE_DISK)
     if any(entry.type == _MBR_PROTECTIVE for entry in used):
         return _read_gpt(disk)
     return _read_mbr(disk, first, used)
@@ -151,7 +156,7 @@ class _Source:
     block_size: int
     name: str
 
-    def damaged(self, found: str, hint: str = "") -> Damaged:
+    def damaged(self, found: str, hint: str = "the table is damaged: copy or build the image again") -> Damaged:
         return Damaged(f"cannot read the partition table of {self.name}: {found}", hint)
 
     def check(self, partition: Partition, reserved: int) -> None:
@@ -360,7 +365,7 @@ def _read_gpt_copy(disk: _Source, block: int) -> PartitionTable:
                 start=first * disk.block_size,
                 size=(last - first + 1) * disk.block_size,
                 type_id=format_guid(type_guid).upper(),
-                name=label.decode("utf-16-le", "replace").split("\0", 1)[0],
+                name=one_line(label.decode("utf-16-le", "replace").split("\0", 1)[0], _NAME_LIMIT),
             )
         )
     if not partitions:

@@ -87,9 +87,25 @@ class WriteSlot:
 class CheckFiles:
     """Read every file of the slot from the medium and compare it with the manifest."""
 
+    verb: str  # for the error: what cannot be done with the slot
     slot: Slot
     record_digest: str
     edited_is_fine: bool  # files that policy lists as edited by the running system are noted, not refused (G6)
+
+
+@attrs.frozen
+class SaveJournal:
+    """Write the journal's blocks where the raw scan finds them, before the selector is rewritten as a whole."""
+
+    entry: Entry
+
+
+@attrs.frozen
+class RewriteSelector:
+    """Plan the selector volume as a whole and write it, its boot sector last: the one change not atomic (G3)."""
+
+    autoboot: bytes
+    entry: Entry
 
 
 @attrs.frozen
@@ -106,11 +122,25 @@ class Reboot:
     argument: str | None
 
 
-Step = Append | SetFlag | SetArgument | ClearArgument | Hide | Show | Switch | WriteSlot | CheckFiles | Wait | Reboot
+Step = (
+    Append
+    | SetFlag
+    | SetArgument
+    | ClearArgument
+    | Hide
+    | Show
+    | Switch
+    | WriteSlot
+    | CheckFiles
+    | SaveJournal
+    | RewriteSelector
+    | Wait
+    | Reboot
+)
 
 
 def _one_switch(_plan: Any, _attribute: Any, steps: tuple[Step, ...]) -> None:
-    if sum(isinstance(step, Switch) for step in steps) > 1:
+    if sum(isinstance(step, Switch | RewriteSelector) for step in steps) > 1:
         raise ValueError("a plan holds at most one switch")
     if any(isinstance(step, Reboot) for step in steps[:-1]):
         raise ValueError("nothing comes after a reboot")
@@ -151,7 +181,7 @@ class _Draft:
         entry = successor(
             base,
             transition,
-            slots={slot: self._with_shape(slot, entry) for slot, entry in slots.items()},
+            slots={slot: with_shape(self.observation.slots[slot], entry) for slot, entry in slots.items()},
             boot_id=self.stamp.boot_id,
             clocks=self.stamp.clocks,
             abboot_version=self.stamp.version,
@@ -159,13 +189,6 @@ class _Draft:
         )
         self.newest = entry
         self.steps.append(Append(entry))
-
-    def _with_shape(self, slot: Slot, entry: SlotEntry) -> SlotEntry:
-        """Hiding a slot takes its boot sector away: what it takes to give it back is in the journal first."""
-        reading = self.observation.slots[slot]
-        if entry.geometry is not None or reading.geometry is None:
-            return entry
-        return attrs.evolve(entry, volume_id=reading.volume_id, label=reading.label, geometry=reading.geometry)
 
     def slots_with(self, slot: Slot, **changes: Any) -> dict[Slot, SlotEntry]:
         base = self.newest if self.newest is not None else _first_entry(self.observation)
@@ -201,6 +224,13 @@ def _first_entry(observation: Observation) -> Entry:
     )
 
 
+def with_shape(reading: SlotReading, entry: SlotEntry) -> SlotEntry:
+    """Hiding a slot takes its boot sector away: what it takes to give it back is in the journal first."""
+    if entry.geometry is not None or reading.geometry is None:
+        return entry
+    return attrs.evolve(entry, volume_id=reading.volume_id, label=reading.label, geometry=reading.geometry)
+
+
 def unknown_slot(reading: SlotReading) -> SlotEntry:
     """The journal's entry for a slot whose history is lost."""
     return SlotEntry(
@@ -231,7 +261,7 @@ def text_for(observation: Observation, *, primary: Slot, trial: Slot) -> bytes:
     return wanted.render(len(raw)) if raw and len(raw) >= len(wanted.render()) else wanted.render()
 
 
-def _hidden_while_writing(situation: Situation, observation: Observation, primary: Slot) -> Slot | None:
+def slot_to_hide(situation: Situation, observation: Observation, primary: Slot) -> Slot | None:
     """The slot that a torn autoboot.txt would boot by mistake (H-15), if it can be taken out of the way (G4)."""
     below = Slot.A if primary is Slot.B else None
     if below is None or not observation.slots[below].readable or below in (situation.booted, situation.primary):
@@ -243,7 +273,7 @@ def _switch(draft: _Draft, situation: Situation, after: bytes, *, show: bool = T
     """The write of autoboot.txt for anything but a commit."""
     observation = draft.observation
     primary, _autoboot, before = _primary(observation, situation)
-    hidden = _hidden_while_writing(situation, observation, primary)
+    hidden = slot_to_hide(situation, observation, primary)
     if hidden is not None:
         draft.steps.append(Hide(hidden))
     draft.steps.append(Switch(before, after))
@@ -281,7 +311,9 @@ def _conclude(draft: _Draft, situation: Situation, attempts: int, *, reading_aft
             repair_reboots=0,
             **switch,
         )
-    elif situation.edited or (draft.newest is None and observation.autoboot is not None):
+    elif draft.newest is None and observation.autoboot is not None:
+        draft.append(Transition.REPAIRED, primary=situation.primary, note="the journal held no entry", **switch)
+    elif situation.edited:
         # A person made the slot on trial the primary: nobody committed it, and nobody can leave it any more.
         over = trial is not None and trial.progress in OPEN
         ended = attrs.evolve(trial, progress=TrialProgress.ENDED, outcome=Outcome.DISARMED) if over and trial else trial
@@ -382,7 +414,14 @@ def _settle(observation: Observation, stamp: Stamp) -> float:
 
 
 def plan_trial(
-    observation: Observation, situation: Situation, stamp: Stamp, *, slot: Slot, attempts: int, reboot: bool
+    observation: Observation,
+    situation: Situation,
+    stamp: Stamp,
+    *,
+    slot: Slot,
+    attempts: int,
+    reboot: bool,
+    reason: str = "",
 ) -> Plan:
     """Arm the slot, set the flag, reboot.
 
@@ -402,7 +441,7 @@ def plan_trial(
     last = situation.trial
     if situation.outcome is not None or situation.edited:
         _conclude(draft, situation, attempts, reading_after=None)
-    draft.steps.append(CheckFiles(slot, digest, edited_is_fine=draft.newest.slots[slot].state is SlotState.GOOD))
+    draft.steps.append(CheckFiles("try", slot, digest, edited_is_fine=draft.newest.slots[slot].state is SlotState.GOOD))
     attempt = 1
     if last is not None and (last.slot, last.record_digest) == (slot, digest) and not _starts_over(last, situation):
         attempt = min(last.attempt + 1, MAX_ATTEMPT)
@@ -418,6 +457,7 @@ def plan_trial(
             progress=TrialProgress.ARMED,
         ),
         repair_reboots=0,
+        note=reason,
         **({"autoboot_before": observation.autoboot_raw, "autoboot_after": armed} if switch else {}),
     )
     if switch:
@@ -443,8 +483,14 @@ def _fire(*, reboot: bool) -> list[Step]:
 
 
 def plan_fire(observation: Observation, situation: Situation, stamp: Stamp, *, reboot: bool) -> Plan:
-    """ARMED: set the flag if it is not set, and reboot.  An arm that was killed may have left the slot hidden."""
+    """ARMED: set the flag if it is not set, and reboot.  An arm that was killed may have left the slot hidden.
+
+    What is armed is checked again: the flag must not fire at anything else than what the journal names.
+    """
     draft = _Draft(observation, stamp, observation.journal.newest)
+    trial = situation.trial
+    assert trial is not None
+    assert draft.newest is not None
     _show(draft, situation)
     steps = _fire(reboot=reboot)
     if observation.flag:
@@ -452,6 +498,9 @@ def plan_fire(observation: Observation, situation: Situation, stamp: Stamp, *, r
     if observation.pending_argument == TRYBOOT_ARGUMENT:
         steps = [step for step in steps if not isinstance(step, SetArgument)]
     draft.steps += steps
+    if draft.steps:
+        good = draft.newest.slots[trial.slot].state is SlotState.GOOD
+        draft.steps.insert(0, CheckFiles("try", trial.slot, trial.record_digest, edited_is_fine=good))
     return draft.done()
 
 
@@ -468,7 +517,7 @@ def plan_commit(observation: Observation, situation: Situation, stamp: Stamp) ->
     _primary_slot, _autoboot, before = _primary(observation, situation)
     draft = _Draft(observation, stamp, observation.journal.newest)
     after = text_for(observation, primary=slot, trial=slot)
-    draft.steps.append(CheckFiles(slot, trial.record_digest, edited_is_fine=True))
+    draft.steps.append(CheckFiles("commit", slot, trial.record_digest, edited_is_fine=True))
     if observation.flag:
         draft.steps.append(SetFlag(False))
     draft.append(

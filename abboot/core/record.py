@@ -37,6 +37,8 @@ FORMAT = 1
 READABLE_FROM = 1
 MAX_GENERATION = 10**15
 
+_PLAIN_TEXT = "write it without line ends and control characters"
+
 # Written by every version, and never carried: they describe the writer.
 _ENVELOPE = ("format", "readable_from")
 
@@ -52,7 +54,8 @@ def _annotations(value: Any) -> dict[str, str]:
         if not isinstance(key, str) or not isinstance(text, str):
             raise AbbootError(f"cannot record the annotation {shown(str(key))}: name and value must be text")
         if not key or not key.isprintable():
-            raise AbbootError(f"cannot record the annotation {shown(key)!r}: its name must be one printable line")
+            found = f"cannot record the annotation {shown(key)!r}: its name must be one printable line"
+            raise AbbootError(found, _PLAIN_TEXT)
         if not is_text(text):
             raise AbbootError(f"cannot record the annotation {shown(key)}: its value is not text")
     return dict(value)
@@ -72,7 +75,8 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 def _printable(_instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, str) or not value.isprintable():
-        raise AbbootError(f"cannot record the {attribute.name} {shown(str(value))}: it must be one printable line")
+        found = f"cannot record the {attribute.name} {shown(str(value))}: it must be one printable line"
+        raise AbbootError(found, _PLAIN_TEXT)
 
 
 def _optional_mapping(value: Any) -> dict[str, Any] | None:

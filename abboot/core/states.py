@@ -110,6 +110,10 @@ REFUSALS: Mapping[tuple[Phase, Verb], tuple[str, str]] = {
 }
 
 
+#: The way out of FOREIGN where nobody can tell which slot is booted (H-07).
+UNTOLD = "the firmware has to say which partition it booted: update the bootloader with `sudo rpi-eeprom-update -a`"
+
+
 @attrs.frozen(kw_only=True)
 class OutcomeRule:
     """One row of the table that says how the last trial ended.
@@ -347,10 +351,10 @@ def slot_after(rule: OutcomeRule, trial: Trial, attempts: int, before: SlotState
     """
     if rule.outcome is Outcome.DISARMED:
         return before
+    if rule.slot_becomes is SlotState.STAGED and before is SlotState.GOOD:
+        return SlotState.GOOD  # it was committed once, and nothing shows that it is worse now
     if rule.outcome is Outcome.NOT_REACHED and trial.attempt >= attempts:
         return SlotState.FAILED
-    if rule.slot_becomes is SlotState.STAGED and before is SlotState.GOOD:
-        return SlotState.GOOD
     return rule.slot_becomes
 
 
@@ -396,6 +400,8 @@ def _notes(
     elif newest is None:
         why = observation.journal_problem or "it holds no entry"
         notes.append(f"the journal is gone ({why}): nothing is committed or retried; `abboot repair` starts a new one")
+    if newest is not None and observation.journal_problem:
+        notes.append(f"the journal's file is damaged ({observation.journal_problem}); `abboot repair` rewrites it")
     if edited and newest is not None:
         notes.append(f"autoboot.txt was edited: it names {primary}, the journal {newest.primary}; the file counts")
     open_trial = newest is not None and newest.trial is not None and newest.trial.progress in OPEN
@@ -421,7 +427,8 @@ def _notes(
         ):
             notes.append(f"slot {slot}: its record is not the one in the journal: somebody else wrote this slot")
         if reading.hidden:
-            notes.append(f"slot {slot}: its boot sector is away since an arm was cut; `abboot confirm` restores it")
+            verb = "repair" if phase is Phase.OFFLINE else "confirm"
+            notes.append(f"slot {slot}: its boot sector is away since an arm was cut; `abboot {verb}` restores it")
     odd = phase in (Phase.SETTLED, Phase.FOREIGN)
     if odd and observation.flag:
         notes.append("the tryboot flag is set although nothing is armed; `abboot confirm` clears it")
@@ -435,4 +442,5 @@ def _notes(
 
 def _explains(entry: Entry, observation: Observation) -> bool:
     """The flag of this boot was that of a trial which ended in this boot."""
-    return entry.boot_id == observation.boot_id and entry.transition in (Transition.CONCLUDED, Transition.COMMITTED)
+    explaining = (Transition.CONCLUDED, Transition.COMMITTED, Transition.EDITED)
+    return entry.boot_id == observation.boot_id and entry.transition in explaining

@@ -103,7 +103,9 @@ def check_tree(files: Iterable[tuple[str, int]], *, available: int | None = None
     if problems:
         path, reason = problems[0]
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise InvalidTree(f"cannot stage {shown(path)}: {reason}{more}")
+        raise InvalidTree(
+            f"cannot stage {shown(path)}: {reason}{more}", "rename or remove it in the tree; nothing was written"
+        )
     total = sum(size for _, size in listed)
     if available is not None and total > available:
         largest = max(listed, key=lambda item: item[1])

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from abboot.fat.ahead import ahead, batches
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -65,13 +67,19 @@ def _digests(volume: Volume, files: Iterable[FileInfo], progress: Progress | Non
     files = list(files)
     total = sum(file.size for file in files)
     done = 0
-    for file in files:
-        digest = hashlib.sha256()
+    digests = [hashlib.sha256() for _ in files]
+    with ahead(batches(_pieces(volume, files))) as read:
+        for batch in read:
+            for index, chunk in batch:
+                digests[index].update(chunk)
+                done += len(chunk)
+                if progress:
+                    progress(done, total, files[index].path)
+    return ((file.path, digest.hexdigest()) for file, digest in zip(files, digests, strict=True))
+
+
+def _pieces(volume: Volume, files: Iterable[FileInfo]) -> Iterator[tuple[int, bytes]]:
+    for index, file in enumerate(files):
+        yield index, b""  # an empty file is a file too
         for chunk in volume.chunks(file.path):
-            digest.update(chunk)
-            done += len(chunk)
-            if progress:
-                progress(done, total, file.path)
-        if progress and not file.size:
-            progress(done, total, file.path)
-        yield file.path, digest.hexdigest()
+            yield index, chunk

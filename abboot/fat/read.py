@@ -12,7 +12,7 @@ The rules:
 
 Memory is bounded whatever the volume says: 16 MiB of FAT pages; 8 MiB of directories, which decoded take 80 MB if they
 are nothing but long names; chains in at most 262144 pieces (2 MiB for one, 46 MB for all in :meth:`FatVolume.held`);
-and 1 MiB of content.
+and 2 MiB of content.
 
 Source: Microsoft FAT specification 1.03 (sections cited below); the lower-case flags are Windows NT's, as Linux's
 fs/fat/dir.c and mtools read them.
@@ -40,7 +40,7 @@ from abboot.fat.names import fold
 from abboot.fat.volume import MAX_DIRECTORIES_SIZE, MAX_DIRECTORY_SIZE, MAX_ENTRIES, Held, HeldDirectory, HeldFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from abboot.fat.volume import Extents
 
@@ -95,6 +95,8 @@ class FatVolume:
         self._directories: dict[str, _Directory] = {}
         self._entries = 0
         self._directory_bytes = 0
+        self._window = 0, b""  # content that was read last, and where
+        self._next = 0  # the cluster behind what was asked for last
 
     @property
     def geometry(self) -> Geometry:
@@ -110,11 +112,17 @@ class FatVolume:
         """Every regular file, in directory order.
 
         Raises:
-            Damaged: a directory cannot be followed, is reached twice, or there is too much of it.
+            Damaged: a directory cannot be followed, is reached twice, or there is too much of it; or the files say that
+                they hold more than the volume.
         """
-        return tuple(
+        files = tuple(
             FileInfo(path=path, size=entry.size) for path, entry in self._walk() if entry and not entry.is_directory
         )
+        # 65536 files of 4 GiB that share one chain would keep who reads them all busy for days (G10).
+        total, room = sum(file.size for file in files), self._geometry.cluster_count * self._geometry.cluster_size
+        if total > room:
+            raise self._damaged("the volume", f"its files say that they have {total} bytes, it has room for {room}")
+        return files
 
     def find(self, path: str) -> FileInfo | None:
         """The file that FAT would open for ``path``, by long name or alias in any case; ``None`` if there is none.
@@ -133,7 +141,7 @@ class FatVolume:
             Damaged: there is no such file, or its chain leaves the volume, is shorter than the file or never ends.
         """
         stored, entry = self._existing(path)
-        return self._read_runs(self._runs(stored, entry), entry.size)
+        return self._read_runs(self._runs(stored, entry), entry.size, self._read_ahead)
 
     def read_file(self, path: str, limit: int) -> bytes:
         """The whole content of one file.
@@ -144,7 +152,7 @@ class FatVolume:
         stored, entry = self._existing(path)
         if entry.size > limit:
             raise self._damaged(stored, f"{entry.size} bytes found, at most {limit} are read")
-        return b"".join(self._read_runs(self._runs(stored, entry), entry.size))
+        return b"".join(self._read_runs(self._runs(stored, entry), entry.size, self._device.read))
 
     def extents(self, path: str) -> Extents:
         """Where a file lies: ``(first cluster, number of clusters)`` in file order.  Raises as :meth:`chunks`."""
@@ -160,6 +168,7 @@ class FatVolume:
         files: list[HeldFile] = []
         directories: list[HeldDirectory] = []
         claims: list[tuple[int, int, str]] = []
+        claimed, count = 0, self._geometry.cluster_count
         for path, entry in self._walk():
             if entry is None:
                 directory = self._directories[path]
@@ -173,7 +182,11 @@ class FatVolume:
             else:
                 extents = _pairs(self._runs(path, entry))
                 files.append(HeldFile(path=path, size=entry.size, extents=extents))
-            claims.extend((first, count, path) for first, count in extents)
+            claimed += sum(length for _, length in extents)
+            if claimed > count:
+                # Here and not at the end: a long chain that many files share is not followed for each of them (G10).
+                raise self._damaged(path or "/", f"up to it {claimed} clusters are taken, the volume has {count}")
+            claims.extend((first, length, path) for first, length in extents)
             if len(claims) > MAX_PIECES:
                 raise self._damaged("the volume", f"its files lie in more than {MAX_PIECES} pieces")
         claims.sort()
@@ -258,7 +271,7 @@ class FatVolume:
             size = sum(runs[1::2]) * geometry.cluster_size
             if size > MAX_DIRECTORY_SIZE:
                 raise self._damaged(path or "/", f"a directory of {size} bytes found, {MAX_DIRECTORY_SIZE} at most")
-            content = b"".join(self._read_runs(runs, size))
+            content = b"".join(self._read_runs(runs, size, self._device.read))
         # Together, because directories that share a long tail would repeat it.
         self._directory_bytes += len(content)
         if self._directory_bytes > MAX_DIRECTORIES_SIZE:
@@ -291,7 +304,7 @@ class FatVolume:
         except _BadChain as error:
             raise self._damaged(path, str(error)) from None
 
-    def _read_runs(self, runs: array[int], size: int) -> Iterator[bytes]:
+    def _read_runs(self, runs: array[int], size: int, read: Callable[[int, int], bytes]) -> Iterator[bytes]:
         cluster_size = self._geometry.cluster_size
         left = size
         for index in range(0, len(runs), 2):
@@ -300,9 +313,25 @@ class FatVolume:
             left -= in_run
             while in_run:
                 length = min(in_run, CHUNK_SIZE)
-                yield self._device.read(offset, length)
+                yield read(offset, length)
                 offset += length
                 in_run -= length
+
+    def _read_ahead(self, offset: int, length: int) -> bytes:
+        """From the medium, and with a file that lies behind the one before it the next megabyte.
+
+        Hundreds of small files lie behind each other on a slot, and cards are slow per read, not only per byte.
+        """
+        start, window = self._window
+        if not start <= offset <= offset + length <= start + len(window):
+            if offset != self._next or length >= CHUNK_SIZE:
+                start, window = offset, self._device.read(offset, length)
+            else:
+                start, window = offset, self._device.read(offset, min(CHUNK_SIZE, self._geometry.size - offset))
+            self._window = start, window
+        cluster_size = self._geometry.cluster_size
+        self._next = offset + -(-length // cluster_size) * cluster_size
+        return window[offset - start : offset - start + length]
 
     def _damaged(self, path: str, found: str) -> Damaged:
         return Damaged(f"cannot read {_shown(path)} on {self._device.name}: {found}", _HINT)
@@ -350,7 +379,7 @@ def _name_problem(name: str) -> str:
     if name in {"", ".", ".."}:
         return "has no name of its own"
     bad = sorted({character for character in name if character < " " or character in "/\\\x7f"})
-    return f"has {bad} in its name" if bad else ""
+    return f"has {bad[0]!a} in its name, which FAT forbids" if bad else ""
 
 
 def _decode(content: bytes, *, wide_cluster: bool) -> Iterator[_Entry]:

@@ -6,20 +6,23 @@
 4. :func:`validate`: the boot sector, read back, then its backup.  Nothing else ever writes sector 0.
 
 :func:`compare` says beforehand what differs, sector by sector: only that is written, and nothing if nothing does.
-Memory: one buffer of 4 MiB, and as much again for what is compared with it.
+Memory: three buffers of 4 MiB, one being filled while another is written, and 2 MiB for what is compared with them.
 """
 
 from __future__ import annotations
 
 import mmap
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Callable
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import attrs
 
 from abboot.core.tree import shown
 from abboot.errors import AbbootError, VerificationFailed
+from abboot.fat.ahead import BUFFERS, ahead
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from abboot.fat.volume import Extents, Held
 
 BUFFER_SIZE = 4 << 20  # bytes: the largest write; an SD card's erase unit or a multiple of it
+_COMPARE_SIZE = 1 << 20  # bytes per read
 _PROGRESS_STEP = 1 << 20  # bytes between two calls
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, path
@@ -74,12 +78,15 @@ class Diff:
         return sum(length for _, length in self.ranges)
 
 
-def compare(device: BlockDevice, plan: VolumePlan, held: Held | None) -> Diff:
+def compare(device: BlockDevice, plan: VolumePlan, held: Held | None, progress: Progress | None = None) -> Diff:
     """Find what differs between the plan and the medium.  Reads; writes nothing.
+
+    Only what ``held`` uses is read: in clusters that are free now lies nothing worth comparing with.
 
     Args:
         held: what a valid slot holds, as for the plan.  ``None``: the slot is not valid, everything that the plan uses
             is written, and neither medium nor sources are read.
+        progress: called with the bytes that were compared, those that will be in all, and the path.
 
     Raises:
         AbbootError: the plan does not fit this device, or a source changed since it was planned.
@@ -94,14 +101,24 @@ def compare(device: BlockDevice, plan: VolumePlan, held: Held | None) -> Diff:
     sector = geometry.sector_size
     boot_sectors = tuple((offset, sector) for offset in geometry.boot_sector_offsets)
     items = _items(plan)
+    planned = _Ranges(place for item in items for place in item.ranges)
     if held is None:
-        return Diff(ranges=_join(sorted(place for item in items for place in item.ranges)), boot_sectors=boot_sectors)
-    differing: list[Range] = []
-    for offset, view, _ in _blocks(items):
-        wanted = bytes(view)  # comparing bytes is memcmp; comparing a memoryview is not
-        differing += _differing(offset, wanted, device.read(offset, len(wanted)), sector)
+        return Diff(ranges=planned.pairs, boot_sectors=boot_sectors)
+    used = _used(held)
+    differing = [free for place in planned.pairs for free in used.gaps(*place)]
+    total, done = planned.length - sum(length for _, length in differing), 0
+    with ahead(_blocks(item for item in items if used.touches(item.ranges))) as blocks:
+        for offset, view, path in blocks:
+            for run, run_length in used.clip(offset, len(view)):
+                for start in range(run, run + run_length, _COMPARE_SIZE):
+                    length = min(_COMPARE_SIZE, run + run_length - start)
+                    wanted = bytes(view[start - offset : start - offset + length])  # bytes are compared by memcmp
+                    differing += _differing(start, wanted, device.read(start, length), sector)
+                done += run_length
+            if progress:
+                progress(done, total, path)
     return Diff(
-        ranges=_join(sorted(differing)),
+        ranges=_Ranges(differing).pairs,
         boot_sectors=tuple(place for place in boot_sectors if device.read(*place) != plan.boot_sector),
     )
 
@@ -136,17 +153,18 @@ def write_content(device: BlockDevice, plan: VolumePlan, diff: Diff, progress: P
         AbbootError: a source gives more or fewer bytes than planned.  The slot stays invalid.
     """
     total, done, reported, calls = diff.bytes, 0, 0, 0
-    starts = [offset for offset, _ in diff.ranges]
-    items = [item for item in _items(plan) if any(_overlaps(diff.ranges, starts, place) for place in item.ranges)]
-    for offset, view, path in _blocks(items):
-        for start, length in _clip(diff.ranges, starts, offset, len(view)):
-            # A cut here leaves a slot without a boot sector (G2).
-            device.write(start, view[start - offset : start - offset + length])
-            done += length
-            calls += 1
-        if progress and (done - reported >= _PROGRESS_STEP or (done == total and reported < total)):
-            progress(done, total, path)
-            reported = done
+    ranges = _Ranges(diff.ranges)
+    items = [item for item in _items(plan) if ranges.touches(item.ranges)]
+    with ahead(_blocks(items)) as blocks:
+        for offset, view, path in blocks:
+            for start, length in ranges.clip(offset, len(view)):
+                # A cut here leaves a slot without a boot sector (G2).
+                device.write(start, view[start - offset : start - offset + length])
+                done += length
+                calls += 1
+            if progress and (done - reported >= _PROGRESS_STEP or (done == total and reported < total)):
+                progress(done, total, path)
+                reported = done
     device.flush()
     return WriteReport(bytes_written=done, write_calls=calls, files_written=sum(item.is_file for item in items))
 
@@ -226,16 +244,17 @@ def _items(plan: VolumePlan) -> list[_Item]:
 def _blocks(items: Iterable[_Item]) -> Iterator[tuple[int, memoryview, str]]:
     """The items as ``(offset, bytes, path)``, in as few and large pieces as possible.
 
-    The bytes are in one buffer that is used again: done with before the next piece is asked for.
+    The bytes of a piece are good until as many others are made as there are buffers.
     """
-    buffer = memoryview(mmap.mmap(-1, BUFFER_SIZE))  # page aligned, as O_DIRECT wants it
+    buffers = deque(memoryview(mmap.mmap(-1, BUFFER_SIZE)) for _ in range(BUFFERS))  # page aligned, for O_DIRECT
     start = fill = 0
     path = ""
     for item in items:
         source = _Source(item)
         for offset, length in item.ranges:
             if fill and offset != start + fill:
-                yield start, buffer[:fill], path
+                yield start, buffers[0][:fill], path
+                buffers.rotate()
                 fill = 0
             if not fill:
                 start = offset
@@ -243,16 +262,17 @@ def _blocks(items: Iterable[_Item]) -> Iterator[tuple[int, memoryview, str]]:
             rest = length
             while rest:
                 count = min(rest, BUFFER_SIZE - fill)
-                source.read_into(buffer[fill : fill + count])
+                source.read_into(buffers[0][fill : fill + count])
                 fill += count
                 rest -= count
                 if fill == BUFFER_SIZE:
-                    yield start, buffer[:fill], path
+                    yield start, buffers[0], path
+                    buffers.rotate()
                     start += fill
                     fill = 0
         source.finish()
     if fill:
-        yield start, buffer[:fill], path
+        yield start, buffers[0][:fill], path
 
 
 class _Source:
@@ -315,24 +335,48 @@ def _differing(offset: int, wanted: bytes, found: bytes, sector: int) -> Iterato
         yield offset + len(wanted) - run, run
 
 
-def _join(ranges: Iterable[Range]) -> tuple[Range, ...]:
-    """Sorted ranges, those that touch made one."""
-    joined: list[Range] = []
-    for offset, length in ranges:
-        if joined and sum(joined[-1]) == offset:
-            joined[-1] = (joined[-1][0], joined[-1][1] + length)
-        else:
-            joined.append((offset, length))
-    return tuple(joined)
+class _Ranges:
+    """Ranges that do not overlap, sorted, those that touch made one."""
+
+    def __init__(self, ranges: Iterable[Range]) -> None:
+        joined: list[Range] = []
+        for offset, length in sorted(ranges):
+            if joined and sum(joined[-1]) == offset:
+                joined[-1] = (joined[-1][0], joined[-1][1] + length)
+            else:
+                joined.append((offset, length))
+        self.pairs = tuple(joined)
+        self._starts = [offset for offset, _ in joined]
+
+    @property
+    def length(self) -> int:
+        return sum(length for _, length in self.pairs)
+
+    def clip(self, offset: int, length: int) -> Iterator[Range]:
+        """What of them lies inside ``[offset, offset + length)``."""
+        first = max(0, bisect_right(self._starts, offset) - 1)
+        for index in range(first, bisect_left(self._starts, offset + length)):
+            low, high = max(self._starts[index], offset), min(sum(self.pairs[index]), offset + length)
+            if low < high:
+                yield low, high - low
+
+    def gaps(self, offset: int, length: int) -> Iterator[Range]:
+        """What of ``[offset, offset + length)`` lies in none of them."""
+        at = offset
+        for start, count in self.clip(offset, length):
+            if at < start:
+                yield at, start - at
+            at = start + count
+        if at < offset + length:
+            yield at, offset + length - at
+
+    def touches(self, places: Iterable[Range]) -> bool:
+        return any(next(self.clip(*place), None) for place in places)
 
 
-def _clip(ranges: tuple[Range, ...], starts: list[int], offset: int, length: int) -> Iterator[Range]:
-    """The parts of sorted ``ranges`` inside ``[offset, offset + length)``; ``starts`` are their offsets."""
-    for index in range(max(0, bisect_right(starts, offset) - 1), bisect_left(starts, offset + length)):
-        low, high = max(starts[index], offset), min(sum(ranges[index]), offset + length)
-        if low < high:
-            yield low, high - low
-
-
-def _overlaps(ranges: tuple[Range, ...], starts: list[int], place: Range) -> bool:
-    return next(_clip(ranges, starts, *place), None) is not None
+def _used(held: Held) -> _Ranges:
+    """Where a volume has content, and everything before its clusters."""
+    geometry = held.geometry
+    extents = chain.from_iterable([*(folder.extents for folder in held.directories), *(f.extents for f in held.files)])
+    clusters = [(geometry.cluster_offset(start), count * geometry.cluster_size) for start, count in extents]
+    return _Ranges([(0, geometry.data_start), *clusters])

@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -31,20 +32,20 @@ from abboot.core.record import MANIFEST_PATH, RECORD_PATH, Manifest, Record, rec
 from abboot.core.tree import check_tree, warn_tree
 from abboot.core.words import FatType, Slot, SlotState, TableKind, Transition
 from abboot.disk import SECTOR, PartitionRequest, TableRequest, check_partition_table, create_partition_table
-from abboot.errors import AbbootError, ConfigError, DeviceError, VerificationFailed
+from abboot.errors import AbbootError, ConfigError, VerificationFailed
 from abboot.fat.check import check_files
 from abboot.fat.geometry import Geometry
 from abboot.fat.plan import Content, VolumePlan, plan_volume
 from abboot.fat.read import FatVolume
 from abboot.fat.write import compare, validate, write_content
+from abboot.gather import with_snippets
 from abboot.image.selector import plan_selector
 from abboot.image.spec import ImageSpec, PartitionSpec
 from abboot.linux.blockdevice import ImageDisk
+from abboot.linux.sysroot import device_error
+from abboot.progress import Meter, Progress
 from abboot.sources import FolderSource, SourceFile, boot_texts, digest_all
 from abboot.version import VERSION
-
-Progress = Callable[[int, int, str], None]
-"""``progress(done_bytes, total_bytes, path)``"""
 
 SELECTOR_PARTITION = 1
 SLOT_PARTITIONS: Mapping[Slot, int] = {Slot.A: 2, Slot.B: 3}
@@ -84,7 +85,7 @@ def build(
     out: str | os.PathLike[str],
     *,
     tree: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> BuildReport:
     """Build an image and put it at ``out``, in place of what was there.
 
@@ -92,7 +93,7 @@ def build(
         spec: what to build.
         out: a path in a folder that exists; not a device.
         tree: the folder to fill both slots from, instead of the one that the specification names.
-        progress: called with ``(done_bytes, total_bytes, path)``, for each volume from its start.
+        progress: called with a :class:`abboot.progress.Progress`, for each volume from its start.
 
     Raises:
         ConfigError: the specification names no tree, or partitions that cannot be.
@@ -106,15 +107,18 @@ def build(
     started = time.monotonic()
     folder = tree if tree is not None else spec.slots.tree
     if folder is None:
-        raise ConfigError("cannot build the image: no tree is named", "set slots.tree, or name a tree for this build")
+        raise ConfigError(
+            "cannot build the image: no tree is named", "set `tree` in [slots], or name one for this build with --tree"
+        )
     path = _check_place(out)
     blobs = [_Blob.open(part) for part in spec.partitions]
-    card = _plan_card(spec, FolderSource(os.fspath(folder)).scan())
+    files, warnings = with_snippets(FolderSource(os.fspath(folder)).scan())
+    card = _plan_card(spec, files)
     with _replacing(path) as temporary:
         os.truncate(temporary, card.request.image_size)
         table = create_partition_table(temporary, card.request)
         discover(table, name=path)  # what we build must be found again without a journal
-        written = _fill(temporary, card, table, blobs, progress)
+        written = _fill(temporary, card, table, blobs, Meter(progress))
         check_partition_table(temporary)
     return BuildReport(
         path=path,
@@ -132,7 +136,7 @@ def build(
         },
         tree_digest=card.manifest.digest,
         files=len(card.manifest.entries),
-        warnings=card.warnings,
+        warnings=(*warnings, *card.warnings),
         duration_s=round(time.monotonic() - started, 3),
     )
 
@@ -287,7 +291,7 @@ def _fill(
     card: _Card,
     table: PartitionTable,
     blobs: Sequence[_Blob | None],
-    progress: Progress | None,
+    progress: Meter,
 ) -> int:
     """Write every volume into the new image and read it back.  Returns bytes written."""
     written = 0
@@ -307,9 +311,10 @@ def _fill(
     return written
 
 
-def _write_volume(device: BlockDevice, volume: _Volume, progress: Progress | None) -> int:
+def _write_volume(device: BlockDevice, volume: _Volume, progress: Meter) -> int:
     """The same order as a stage (G2), though nothing boots a temporary file: there is one way to write a volume."""
-    report = write_content(device, volume.plan, compare(device, volume.plan, None), progress)
+    step = progress.begin("writing", (file.content.path for file in volume.plan.files))
+    report = write_content(device, volume.plan, compare(device, volume.plan, None), step)
     device.forget_cache()
     medium = FatVolume(device, volume.plan.boot_sector)
     found = check_files(medium, volume.expected)
@@ -318,6 +323,9 @@ def _write_volume(device: BlockDevice, volume: _Volume, progress: Progress | Non
         raise VerificationFailed(f"cannot build {device.name}: {wrong} read back differently from what was written")
     medium.held()  # no chain of one file runs into another
     return (report + validate(device, volume.plan.geometry)).bytes_written
+
+
+_BLOB_HINT = "`image` of [[partitions]] names a file with the content of that partition"
 
 
 @attrs.frozen(kw_only=True)
@@ -335,12 +343,13 @@ class _Blob:
         try:
             found = os.stat(part.image)
         except OSError as error:
-            raise AbbootError(f"cannot read {part.image}: {error.strerror}") from error
+            raise device_error("read", part.image, error, _BLOB_HINT) from error
         if not stat.S_ISREG(found.st_mode):
-            raise AbbootError(f"cannot read {part.image}: it is not a plain file")
+            raise AbbootError(f"cannot read {part.image}: it is not a plain file", _BLOB_HINT)
         if found.st_size > part.size:
             raise AbbootError(
-                f"cannot put {part.image} on partition {part.label!r}: it has {found.st_size} bytes, {part.size} fit"
+                f"cannot put {part.image} on partition {part.label!r}: it has {found.st_size} bytes, {part.size} fit",
+                "make the partition larger: `size` in its [[partitions]] table",
             )
         return cls(path=part.image, size=found.st_size)
 
@@ -372,7 +381,7 @@ class _Blob:
                         raise AbbootError(f"cannot read {self.path}: it became shorter while it was being read")
                     yield offset, chunk.ljust(-(-wanted // SECTOR) * SECTOR, b"\0")
         except OSError as error:
-            raise DeviceError(f"cannot read {self.path}: {error.strerror}") from error
+            raise device_error("read", self.path, error) from error
 
 
 @contextlib.contextmanager
@@ -392,7 +401,7 @@ def _check_place(out: str | os.PathLike[str]) -> str:
     path = os.path.realpath(out)
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
-        raise AbbootError(f"cannot build {os.fspath(out)}: there is no folder {folder}")
+        raise AbbootError(f"cannot build {os.fspath(out)}: there is no folder {folder}", "create the folder first")
     if os.path.exists(path) and not os.path.isfile(path):
         raise AbbootError(
             f"cannot build {os.fspath(out)}: it exists and is not a plain file",
@@ -409,7 +418,7 @@ def _replacing(path: str) -> Iterator[str]:
     try:
         os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
     except OSError as error:
-        raise DeviceError(f"cannot create {temporary}: {error.strerror}") from error
+        raise device_error("create", temporary, error) from error
     try:
         yield temporary
         _sync(temporary)
@@ -420,7 +429,8 @@ def _replacing(path: str) -> Iterator[str]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         if isinstance(error, OSError):
-            raise DeviceError(f"cannot build {path}: {error.strerror}") from error
+            hint = "free some space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            raise device_error("build", path, error, hint) from error
         raise
 
 

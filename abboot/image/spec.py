@@ -9,12 +9,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
+from abboot.config import ConfigProblem, InvalidConfig, read_text
 from abboot.core.settings import (
     BOOLEAN,
     SIZE,
@@ -27,13 +27,11 @@ from abboot.core.settings import (
     settings_of,
     shown,
 )
-from abboot.core.toml_lines import KeyPath, key_lines, nearest_line
+from abboot.core.toml_lines import KeyPath, TomlError, load_toml, nearest_line
 from abboot.core.tree import shown as show_path
 from abboot.core.words import FatType, Slot, TableKind
 from abboot.disk import SECTOR, check_disk_id
 from abboot.errors import ConfigError
-
-MAX_SPEC = 1 << 20  # bytes of a specification file
 
 # What mkfs.vfat and mlabel take without a warning; longer or lower-case labels differ between readers.
 _LABEL_TEXT = re.compile(r"[A-Z0-9_-]{1,11}")
@@ -158,20 +156,8 @@ def load_spec(path: str | os.PathLike[str]) -> ImageSpec:
     Raises:
         ConfigError: it cannot be read or is wrong, with the line.
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_SPEC + 1)
-    except OSError as error:
-        raise ConfigError(f"cannot read {os.fspath(path)}: {error.strerror}") from error
-    name = os.path.basename(path)
-    if len(data) > MAX_SPEC:
-        raise ConfigError(f"cannot read {name}: it has more than {MAX_SPEC} bytes")
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"cannot read {name}: line {line}: this is not UTF-8 text") from None
-    return parse_spec(text, name, os.path.dirname(os.path.abspath(path)))
+    name = os.fspath(path)
+    return parse_spec(read_text(name), name, os.path.dirname(os.path.abspath(name)))
 
 
 def parse_spec(text: str, name: str, folder: str = "") -> ImageSpec:
@@ -183,12 +169,10 @@ def parse_spec(text: str, name: str, folder: str = "") -> ImageSpec:
         folder: that relative paths in it start from.
     """
     try:
-        document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, ValueError) as error:
-        raise ConfigError(f"cannot read {name}: {error}") from None
-    except RecursionError:  # tomllib on thousands of nested arrays
-        raise ConfigError(f"cannot read {name}: its values are nested too deeply") from None
-    return _Reader(name=name, folder=folder, lines=key_lines(text)).image(document)
+        document, lines = load_toml(text)
+    except TomlError as error:
+        raise InvalidConfig(name, [ConfigProblem(line=error.line, key="", message=str(error))]) from None
+    return _Reader(name=name, folder=folder, lines=lines).image(document)
 
 
 @attrs.frozen(kw_only=True)

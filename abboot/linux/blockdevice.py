@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 IMAGE_BLOCK_BYTES = 512  # an image does not say; 512 is what SD cards, eMMC and USB sticks have
 MAX_TRANSFER_BYTES = 4 * 1024 * 1024  # one write call: large enough for full speed, small enough for progress
+_LARGE_BYTES = 1024 * 1024  # from here on a buffered write is sent on its way at once
 LOCK_PATIENCE_S = 1.0  # udev holds a whole-disk node shared while it probes it: well under a second
 _LOCK_POLL_S = 0.05
 
@@ -139,6 +140,10 @@ class FileWindow:
         done = 0
         while done < len(view):
             done += self._write_some(offset + done, view[done : done + MAX_TRANSFER_BYTES])
+        if not self._direct and len(view) >= _LARGE_BYTES:
+            # Linux starts to write back what is not needed (mm/fadvise.c).  Without it, it would keep everything until
+            # the flush, and the medium would idle while the next piece is made.
+            self._not_needed(offset, len(view))
 
     def flush(self) -> None:
         """Return once the medium holds what was written, as far as it tells the truth (G5).
@@ -156,8 +161,7 @@ class FileWindow:
         self.flush()
         # Advice that is refused costs the certainty of the read-back on a buffered device only, and no system
         # that we know refuses it for a file or a block device.
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(self._fd, self._start, self._size, os.POSIX_FADV_DONTNEED)
+        self._not_needed(0, self._size)
 
     def close(self) -> None:
         """Idempotent.  Does not flush."""
@@ -167,6 +171,11 @@ class FileWindow:
         if self._scratch is not None:
             self._scratch.close()
             self._scratch = None
+
+    def _not_needed(self, offset: int, length: int) -> None:
+        """Advice: clean pages of the range are dropped, dirty ones sent to the medium."""
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self._fd, self._start + offset, length, os.POSIX_FADV_DONTNEED)
 
     def _check_bounds(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self._size:
@@ -256,7 +265,7 @@ class ImageDisk:
 
     @property
     def name(self) -> str:
-        return os.path.basename(self._path)
+        return self._path
 
     @property
     def size_bytes(self) -> int:

@@ -73,6 +73,10 @@ def is_booted_disk(sysroot: str, path: str) -> bool:
     if is_live(sysroot) and not stat.S_ISBLK(found.st_mode):
         return False
     booted = booted_disk(sysroot)
+    if booted is None and read_boot_report(sysroot) is None:
+        # Nobody says what was booted; but what this system runs from is no stranger's disk (G4).
+        mounted = _mounted_disks(sysroot)
+        booted = under(sysroot, f"dev/{mounted[0]}") if mounted else None
     if booted is None:
         return False
     try:

@@ -50,7 +50,6 @@ from abboot.simulator.disk import SimulatedDisk
 from abboot.simulator.firmware_fat import FirmwareFat, NotReadable
 
 _STATE_VERSION = 1
-_NAMESPACE = uuid.UUID("6f6d0a0e-0d54-5a3e-9d5e-0f7a64bd2ab1")  # for boot ids; any constant would do
 _KERNEL_TO_USERSPACE_S = 20.0  # what a boot takes, roughly; only clocks in the journal see it
 
 
@@ -60,7 +59,8 @@ class _State:
 
     board: Board
     disk_id: str
-    boot_count: int
+    boot_count: int  # since this card was put in
+    boot_id: str  # drawn at every boot, as a kernel does
     boot: Boot
     flag: bool = False
     argument: str | None = None  # /run/systemd/reboot-param
@@ -104,8 +104,7 @@ class _Board:
         )
 
     def boot_id(self) -> str:
-        state = self._pi.state
-        return str(uuid.uuid5(_NAMESPACE, f"{state.disk_id}/{state.boot_count}"))
+        return self._pi.state.boot_id
 
     # Mailbox
     def tryboot_flag(self) -> bool | None:
@@ -334,7 +333,14 @@ class SimulatedPi:
     def _powered_on(self, board: Board, disk_id: str, boot_count: int, reset: Reset) -> _State:
         boots = next_boot(board, self._card(board), reset)
         boot = boots[min(self._choose, len(boots) - 1)]
-        return _State(board=board, disk_id=disk_id, boot_count=boot_count, boot=boot, request=reset.request)
+        return _State(
+            board=board,
+            disk_id=disk_id,
+            boot_count=boot_count,
+            boot_id=str(uuid.uuid4()),
+            boot=boot,
+            request=reset.request,
+        )
 
     # -- the card as the firmware sees it -----------------------------------------------------------------------
 
@@ -432,6 +438,7 @@ def _state_to_json(state: _State) -> dict[str, Any]:
             "kernel": str(board.kernel),
         },
         "boot_count": state.boot_count,
+        "boot_id": state.boot_id,
         "boot": attrs.asdict(boot),
         "flag": state.flag,
         "argument": state.argument,
@@ -454,6 +461,7 @@ def _state_from_json(saved: dict[str, Any]) -> _State:
         ),
         disk_id=str(saved["disk_id"]),
         boot_count=int(saved["boot_count"]),
+        boot_id=str(uuid.UUID(saved["boot_id"])),
         boot=Boot(**{**boot, "why": tuple(boot["why"])}),
         flag=bool(saved["flag"]),
         argument=saved["argument"],

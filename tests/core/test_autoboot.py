@@ -212,6 +212,7 @@ def test_a_file_without_sections_is_read_by_every_firmware() -> None:
         (ARMED.replace(b"=2", b"=99"), "'boot_partition=99'", {0, 99, 3}),
         (b"\xef\xbb\xbfboot_partition=3\n", "the line", {0, 3}),
         (b"boot_partition=2\nboot_partition=3\n", "twice", {0, 2, 3}),
+        (b"[\x1b]\nboot_partition=2\nboot_partition=3\n", "twice under [\\x1b]", {0, 2, 3}),
         (ARMED + b"[all]\nboot_partition=2\n", "[all] after [tryboot]", {0, 2, 3}),
         (ARMED.ljust(520, b"\n") + b"boot_partition=4\n", "537 bytes", {0, 2, 3, 4}),
     ],
@@ -222,4 +223,5 @@ def test_what_nobody_documented_is_a_doubt_with_every_plausible_reading(
     reading = read_as_firmware(data, tryboot=False)
 
     assert any(doubt in text for text in reading.doubts)
+    assert all(text.isprintable() for text in reading.doubts)
     assert {reading.boot_partition} | {number for number, _ in reading.alternatives} == numbers

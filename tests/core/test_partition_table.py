@@ -309,6 +309,15 @@ class TestGpt:
         assert table.partitions[1].name == "part 2"
         assert table.disk_id == format_guid(bytes(range(16))) == "03020100-0504-0706-0809-0a0b0c0d0e0f"
 
+    def test_a_name_is_one_printable_line(self) -> None:
+        image = gpt((64, 100))
+        image[2 * 512 + 56 : 2 * 512 + 128] = "boot\x1b[2J\n\u202eé".encode("utf-16-le").ljust(72, b"\0")
+        struct.pack_into("<I", image, 512 + 88, zlib.crc32(image[2 * 512 : 34 * 512]))
+        struct.pack_into("<I", image, 512 + 16, 0)
+        struct.pack_into("<I", image, 512 + 16, zlib.crc32(image[512 : 512 + 92]))
+
+        assert [part.name for part in read_bytes(image).partitions] == ["boot [2J  é"]
+
     def test_a_hybrid_mbr_means_gpt(self) -> None:
         image = gpt((64, 127))
         image[:512] = mbr((0, 0x0C, 64, 64), (0, 0xEE, 1, 63))

@@ -106,8 +106,8 @@ def test_everything_can_be_said() -> None:
             "line 8: partitions[2].size: '1TB' is not a size",
         ),
         (f"[slots]\nsize = 512\n[[partitions]]\nlabel = '{'x' * 37}'\nsize = 512", "line 4: partitions[1].label: "),
-        ("[slots\nsize = 512", "Expected ']' at the end of a table declaration (at line 1, column 7)"),
-        (f"x = {'[' * 5000}{']' * 5000}", "its values are nested too deeply"),
+        ("[slots\nsize = 512", "line 1: expected ']' at the end of a table declaration"),
+        (f"x = {'[' * 5000}{']' * 5000}", "arrays or tables are nested too deeply"),
     ],
 )
 def test_what_is_wrong_is_told_with_file_line_and_key(text: str, found: str) -> None:
@@ -121,8 +121,8 @@ def test_what_is_wrong_is_told_with_file_line_and_key(text: str, found: str) -> 
 @pytest.mark.parametrize(
     ("data", "found"),
     [
-        (b"[slots]\nsize = '\xff'", "line 2: this is not UTF-8 text"),
-        (b"#" * (MIB + 1), "it has more than 1048576 bytes"),
+        (b"[slots]\nsize = '\xff'", "line 2: byte 0xff is not UTF-8"),
+        (b"#" * (MIB + 1), "it is longer than 65536 bytes"),
     ],
 )
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path, data: bytes, found: str) -> None:
@@ -131,11 +131,11 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path, data: bytes, found: s
     with pytest.raises(ConfigError) as error:
         load_spec(tmp_path / "card.toml")
 
-    assert str(error.value) == f"cannot read card.toml: {found}"
+    assert str(error.value) == f"cannot read {tmp_path / 'card.toml'}: {found}"
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cannot read .*/none\.toml: No such file or directory"):
+    with pytest.raises(ConfigError, match=r"cannot read .*/none\.toml: no such file"):
         load_spec(tmp_path / "none.toml")
 
 
