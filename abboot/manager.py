@@ -413,12 +413,12 @@ class BootManager:
             report = self._watch(checks, progress)
             healthy, summary, results = report.healthy, report.summary, report.checks
         change = self.end_trial(healthy=healthy, reason=summary)
-        committed = change.changed and not change.rebooting
+        ended = "reverted" if change.rebooting else "committed"
         return Confirmation(
             verdict="healthy" if healthy else "unhealthy",
             summary=summary,
             checks=results,
-            action="committed" if committed else "reverted",
+            action=ended if change.changed else "nothing",  # somebody else ended it during the checks
             outcome=outcome,
             change=change,
         )
@@ -441,17 +441,20 @@ class BootManager:
         A trial that is healthy and cannot be committed (a changed file, a damaged selector, a card that takes no
         writes) is left as well: it would fall back at the next reset anyway, and then nobody would look.
         """
+        failure: AbbootError | None = None
         if healthy and classify(self._observe()).phase is Phase.TRIAL:
             try:
                 return self.commit()  # which does nothing if the trial was committed meanwhile
             except Locked:
                 raise
             except AbbootError as error:
-                reason = error.message
+                failure, reason = error, error.message
         elif healthy:
             return self._unchanged(classify(self._observe()), "no trial is running")
         with self._changing(allow_damaged_autoboot=True) as (observation, situation):
             if situation.phase is not Phase.TRIAL:
+                if failure is not None:
+                    raise failure  # after the switch: it is the primary, and the card did not take the entry
                 return self._unchanged(situation, "no trial is running")
             return self._leave(observation, situation, reason=reason, reboot=True)
 

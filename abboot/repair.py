@@ -41,7 +41,7 @@ from abboot.core.plan import (
 from abboot.core.plan import Reboot as RebootStep
 from abboot.core.states import Observation, Situation
 from abboot.core.words import Phase, Slot, SlotState, Transition
-from abboot.errors import Damaged, Refused
+from abboot.errors import Damaged, Refused, VerificationFailed
 from abboot.selector import AUTOBOOT, JOURNAL, open_for_reading
 
 if TYPE_CHECKING:
@@ -202,8 +202,12 @@ def save_journal(disk: Disk, observation: Observation, entry: Entry) -> int:
     """
     with _planned(disk, observation, b"", entry) as (device, plan, journal):
         (start, _count), *_ = plan.extents(JOURNAL)
-        device.write(plan.geometry.cluster_offset(start), journal)
+        at = plan.geometry.cluster_offset(start)
+        device.write(at, journal)
         device.flush()
+        device.forget_cache()
+        if device.read(at, len(journal)) != journal:
+            raise _lost(device)
         return len(journal)
 
 
@@ -213,7 +217,6 @@ def rewrite_selector(disk: Disk, observation: Observation, text: bytes, entry: E
     Cut in it: the selector has no boot sector, and the firmware boots the first slot that it finds, which is the
     primary, since a slot below it is hidden.  The journal is found by its magic; the next repair goes on from there.
     """
-    from abboot.fat.check import digests
     from abboot.fat.read import FatVolume
     from abboot.fat.write import compare, invalidate, validate, write_content
 
@@ -221,8 +224,17 @@ def rewrite_selector(disk: Disk, observation: Observation, text: bytes, entry: E
         report = invalidate(device, plan.geometry)
         report += write_content(device, plan, compare(device, plan, None))
         device.forget_cache()
-        digests(FatVolume(device, boot_sector=plan.boot_sector))  # every chain can be followed
+        # Every chain can be followed, and every sector that they use, and the tables, are as planned.
+        if compare(device, plan, FatVolume(device, boot_sector=plan.boot_sector).held()).ranges:
+            raise _lost(device)
         return (report + validate(device, plan.geometry)).bytes_written
+
+
+def _lost(device: BlockDevice) -> VerificationFailed:
+    return VerificationFailed(
+        f"cannot repair {device.name}: the medium gives back something else than was written",
+        "the card may be failing or write-protected: replace it",
+    )
 
 
 @contextmanager

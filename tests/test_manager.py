@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -305,7 +306,7 @@ def test_a_primary_that_is_not_whole_is_no_way_back_so_nothing_is_staged(tmp_pat
     pi = mtools(new_pi(), tmp_path, A, "mdel", "::kernel8.img")
     before = pi.card.digest()
 
-    with pytest.raises(Refused, match=r"not whole: 1 files are missing \(kernel8.img\)"):
+    with pytest.raises(Refused, match=r"not whole: 1 file is missing \(kernel8.img\)"):
         pi.manager().stage(tree("v2"))
 
     assert pi.card.digest() == before
@@ -358,6 +359,42 @@ def test_staging_while_armed_disarms_first() -> None:
     assert transitions(pi)[-3:] == ["disarmed", "staging", "staged"]
     pi.reboot()
     assert pi.boot.partition == 2
+
+
+@pytest.mark.parametrize("primary", Slot)
+def test_staging_while_armed_what_the_slot_holds_already_disarms_and_writes_no_slot(primary: Slot) -> None:
+    pi = armed(primary)
+    slot = pi.card.bytes_of(NUMBERS[primary.other])
+    dry = pi.manager().stage(tree("v2"), dry_run=True)
+    assert pi.manager().status().phase is Phase.ARMED
+
+    done = pi.manager().stage(tree("v2"))
+
+    assert (done.changed, dry.changed) == (True, True)
+    assert (done.files_written, dry.bytes_written) == (0, 0)
+    assert done.bytes_written > 0, "the journal and autoboot.txt"
+    assert pi.manager().status().phase is Phase.SETTLED
+    assert text(pi) == AT_REST[primary]
+    assert (pi.state.flag, pi.state.argument) == (False, None)
+    assert pi.card.bytes_of(NUMBERS[primary.other]) == slot
+    assert state_of(pi, primary.other) is SlotState.STAGED
+    assert not pi.manager().stage(tree("v2")).changed
+
+
+def test_staging_a_tree_again_that_failed_warns_and_writes_nothing() -> None:
+    pi = settled()
+    assert pi.manager().stage(tree("v2")).warnings == ()
+    pi.manager().trial()
+    pi.manager().revert()
+    pi.manager().confirm()
+    before = pi.card.digest()
+
+    again = pi.manager().stage(tree("v2"))
+
+    assert not again.changed
+    assert again.warnings == ("this very tree was tried on slot b and failed: `abboot trial --retry` insists",)
+    assert pi.card.digest() == before
+    assert pi.manager().stage(tree("v3")).warnings == ()
 
 
 def test_offline_the_slot_that_is_not_primary_is_staged() -> None:
@@ -472,6 +509,41 @@ def test_another_staging_than_the_one_named_is_not_tried() -> None:
     assert pi.manager().trial(second.record_digest).slot is B
 
 
+def test_a_record_may_be_named_by_twelve_digits() -> None:
+    pi = new_pi()
+    digest = pi.manager().stage(tree("v2")).record_digest
+
+    assert pi.manager().trial(digest[:12], reboot=False).changed
+    assert not pi.manager().trial(digest[:13], reboot=False).changed, "armed already, and it is that one"
+
+
+@pytest.mark.parametrize("phase", [Phase.SETTLED, Phase.ARMED])
+@pytest.mark.parametrize("digits", [0, 1, 11])
+def test_fewer_than_twelve_digits_name_no_record(digits: int, phase: Phase) -> None:
+    """An empty variable of somebody's script is not "whatever is staged"."""
+    pi, manager = manager_in(phase)
+    digest = manager.status().slots[B].record_digest
+    assert digest is not None
+    before, state = pi.card.digest(), pi.state
+
+    with pytest.raises(Refused, match=rf"^cannot try slot b: '{digest[:digits]}' names no record$") as refused:
+        manager.trial(digest[:digits])
+
+    assert "at least the first 12 digits" in refused.value.hint
+    assert (pi.card.digest(), pi.state) == (before, state)
+
+
+@pytest.mark.parametrize("other", [12, 64])
+def test_digits_of_another_record_are_refused_while_it_is_armed(other: int) -> None:
+    pi = armed()
+    boots = pi.state.boot_count
+
+    with pytest.raises(Refused, match=r"not ffffffffffff$"):
+        pi.manager().trial("f" * other)
+
+    assert pi.state.boot_count == boots
+
+
 def test_one_flipped_bit_is_found_before_the_trial(tmp_path: Path) -> None:
     data = bytearray(tree_files("v2")["kernel8.img"])
     data[7] ^= 4
@@ -537,6 +609,35 @@ def test_arming_twice_changes_nothing_the_second_time() -> None:
     assert not again.changed
     assert pi.card.digest() == before
     assert pi.state.flag is True
+
+
+@pytest.mark.needs("mcopy")
+def test_what_was_armed_and_is_changed_since_is_not_fired(tmp_path: Path) -> None:
+    pi = mcopy(armed(), tmp_path, B, "kernel8.img", b"another kernel")
+    before, boots = pi.card.digest(), pi.state.boot_count
+
+    with pytest.raises(VerificationFailed, match=r"^cannot try slot b: 1 file changed \(kernel8.img\)$") as refused:
+        pi.manager().trial()
+
+    assert refused.value.hint == "stage the tree again: `abboot stage TREE`"
+    assert (pi.card.digest(), pi.state.boot_count) == (before, boots)
+
+
+@pytest.mark.needs("mcopy")
+@pytest.mark.parametrize("flag", [True, False])
+def test_an_armed_slot_that_somebody_else_staged_is_not_fired(tmp_path: Path, *, flag: bool) -> None:
+    """The record on the slot is whole, and not the one that the journal armed."""
+    other = new_pi()
+    other.manager().stage(tree("v2"), label="another staging of it")
+    record = mtype(other.card.save(tmp_path / "other.img"), B, "abboot/record.json")
+    pi = mcopy(armed(), tmp_path, B, "abboot/record.json", record)
+    pi.change(flag=flag)
+    before, boots = pi.card.digest(), pi.state.boot_count
+
+    with pytest.raises(Refused, match=r"^cannot use slot b: its record is "):
+        pi.manager().trial()
+
+    assert (pi.card.digest(), pi.state.boot_count, pi.state.flag) == (before, boots, flag)
 
 
 def test_an_arm_without_reboot_fires_at_the_next_plain_reboot() -> None:
@@ -723,6 +824,28 @@ def test_a_boot_that_cannot_be_told_is_foreign(report: dict[str, Any], reason: s
         manager.trial()
 
 
+@pytest.mark.parametrize(
+    "verb", [*VERBS.values(), lambda manager: manager.confirm()], ids=[*map(str, VERBS), "confirm"]
+)
+@pytest.mark.parametrize("report", [{"gone": True}, {"partition": 0}])
+def test_where_nobody_can_tell_the_booted_slot_a_newer_bootloader_is_the_way_out(
+    report: dict[str, Any], verb: Callable[[BootManager], object]
+) -> None:
+    """H-07: neither a reboot nor a repair makes an old bootloader say more."""
+    pi = settled()
+    before = pi.card.digest()
+
+    with pytest.raises(Refused) as untold:
+        verb(manager_with(pi, **report))
+    with pytest.raises(Refused) as told:
+        verb(foreign().manager())
+
+    assert "sudo rpi-eeprom-update -a" in untold.value.hint
+    assert "abboot repair" not in untold.value.hint
+    assert "abboot repair" in told.value.hint
+    assert pi.card.digest() == before
+
+
 def test_an_early_pi_5_bootloader_hides_the_partition() -> None:
     """H-07."""
     pi = new_pi(board=Board(model=Model.PI_5, bootloader=date(2024, 1, 15)))
@@ -897,8 +1020,54 @@ def test_going_back_after_a_commit_is_a_trial_too() -> None:
     assert pi.manager().status().phase is Phase.TRIAL
     assert pi.boot.partition == 2
     assert pi.power_cut().partition == 3
-    pi.manager().confirm()
-    assert state_of(pi, A) is SlotState.FAILED
+    assert pi.manager().confirm().outcome is Outcome.NOT_REACHED
+    assert state_of(pi, A) is SlotState.GOOD
+
+
+@pytest.mark.parametrize("primary", Slot)
+def test_power_cuts_while_going_back_leave_both_slots_good(primary: Slot) -> None:
+    """However often: nothing shows that the slot is worse than when it was committed."""
+    pi = committed(primary)
+    for _cut in range(3):
+        pi.manager().revert(reboot=False)
+        pi.power_cut()
+        assert pi.manager().confirm().outcome is Outcome.NOT_REACHED
+        assert {state_of(pi, slot) for slot in Slot} == {SlotState.GOOD}
+
+    pi.manager().revert()
+
+    assert pi.boot.partition == NUMBERS[primary]
+    assert pi.manager().confirm().action == "committed"
+
+
+class Counted(CardDisk):
+    """A card that tells how often it was locked; another abboot has it at one of these times."""
+
+    def __init__(self, path: Path, *, busy_at: int = 0) -> None:
+        super().__init__(path)
+        self.locks, self.busy_at = 0, busy_at
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        self.locks += 1
+        if self.locks == self.busy_at:
+            raise Locked(f"cannot lock {self.name}: another abboot has it")
+        with super().lock():
+            yield
+
+
+def test_going_back_is_decided_and_armed_under_one_lock(tmp_path: Path) -> None:
+    """Between two locks somebody could stage over the slot that was found good."""
+    before = committed()
+    disk = Counted(before.card.save(tmp_path / "card.img"))
+    pi = CardPi(disk, Board(), CONFIG)
+
+    pi.manager().revert(reason="the fan is loud")
+
+    assert disk.locks == 1
+    assert pi.manager().status().phase is Phase.TRIAL
+    entry = pi.manager().log()[-1]
+    assert (str(entry.transition), entry.note) == ("armed", "the fan is loud")
 
 
 def test_there_is_no_going_back_to_a_slot_that_is_not_good() -> None:
@@ -938,14 +1107,164 @@ def test_health_code_never_goes_back_from_a_settled_system() -> None:
 
 def test_a_trial_is_left_even_when_the_card_takes_no_more_writes(tmp_path: Path) -> None:
     pi = on_trial()
-    disk = Worn(pi.card.save(tmp_path / "dying.img"), 1, refuses=True)
-    dying = CardPi(disk, Board(), CONFIG)
-    dying.change(**{field.name: getattr(pi.state, field.name) for field in attrs.fields(type(pi.state))})
+    pi = dying(pi, tmp_path)
 
-    done = dying.manager().revert()
+    done = pi.manager().revert()
 
     assert done.rebooting
-    assert dying.boot.partition == 2
+    assert pi.boot.partition == 2
+
+
+def dying(pi: CardPi, folder: Path, *, after: int = 0) -> CardPi:
+    """The same Pi, with a card that takes no write to its selector any more."""
+    return with_card(pi, Worn(pi.card.save(folder / "dying.img"), 1, refuses=True, after=after))
+
+
+@pytest.mark.parametrize(("healthy", "after"), [(True, 0), (True, 1), (True, 2), (False, 0), (False, 1), (False, 2)])
+def test_a_trial_on_a_card_that_takes_no_more_writes_is_left(tmp_path: Path, after: int, *, healthy: bool) -> None:
+    """G11: it cannot be stamped as started, nor journalled as left; the reboot is requested all the same."""
+    pi = dying(on_trial(), tmp_path, after=after)
+    boots = pi.state.boot_count
+
+    done = pi.manager().confirm([Told(ok=healthy)])
+
+    assert done.verdict == ("healthy" if healthy else "unhealthy")
+    assert done.action == "reverted"
+    assert done.change is not None
+    assert done.change.rebooting
+    assert (pi.state.boot_count, pi.boot.partition, pi.boot.tryboot) == (boots + 1, 2, False)
+
+
+def test_a_card_that_takes_no_more_writes_after_the_switch_has_committed_and_says_that_it_is_failing(
+    tmp_path: Path,
+) -> None:
+    pi = dying(on_trial(), tmp_path, after=3)  # started, committing, the switch
+    boots = pi.state.boot_count
+
+    with pytest.raises(DeviceError, match="input/output error"):
+        pi.manager().confirm([Told(ok=True)])
+
+    assert pi.state.boot_count == boots
+    assert pi.manager().status().primary is B
+    assert pi.power_cut().partition == 3
+
+
+def test_outside_a_trial_a_card_that_takes_no_writes_is_told_and_never_rebooted(tmp_path: Path) -> None:
+    pi = on_trial()
+    pi.manager().note_boot()
+    pi.watchdog_reset()
+    pi = dying(pi, tmp_path)
+    boots = pi.state.boot_count
+
+    with pytest.raises(DeviceError, match="input/output error"):
+        pi.manager().confirm([Told(ok=False)])
+
+    assert pi.state.boot_count == boots
+
+
+def without_selector(pi: CardPi, _folder: Path) -> CardPi:
+    start, _size = pi.card.place(1)
+    pi.card.image[start : start + 512] = bytes(512)
+    return pi
+
+
+def with_garbled_autoboot_txt(pi: CardPi, _folder: Path) -> CardPi:
+    overwrite_autoboot_sector(pi, b"?" * 64)
+    return pi
+
+
+UNCOMMITTABLE: dict[str, tuple[Callable[[CardPi, Path], CardPi], str]] = {
+    "another kernel": (lambda pi, folder: mcopy(pi, folder, B, "kernel8.img", b"x"), r"1 file changed \(kernel8.img\)"),
+    "a damaged autoboot.txt": (with_garbled_autoboot_txt, "autoboot.txt on partition 1 is damaged"),
+    "no selector": (without_selector, "autoboot.txt on partition 1 is damaged"),
+}
+
+
+@pytest.mark.needs("mcopy")
+@pytest.mark.parametrize("noted", [True, False])
+@pytest.mark.parametrize("what", UNCOMMITTABLE)
+def test_a_healthy_trial_that_cannot_be_committed_is_left_and_says_why(
+    what: str, tmp_path: Path, *, noted: bool
+) -> None:
+    """It would fall back at the next reset anyway, when nobody looks."""
+    change, why = UNCOMMITTABLE[what]
+    pi = on_trial()
+    if noted:
+        pi.manager().note_boot()
+    pi = change(pi, tmp_path)
+    assert pi.manager().status().phase is Phase.TRIAL
+    boots = pi.state.boot_count
+
+    done = pi.manager().confirm([Told(ok=True)])
+
+    assert (done.verdict, done.action) == ("healthy", "reverted")
+    assert done.change is not None
+    assert done.change.rebooting
+    assert done.change.slot is B
+    assert re.search(why, done.change.detail)
+    assert (pi.state.boot_count, pi.boot.partition) == (boots + 1, 2)
+    assert pi.power_cut().partition == 2
+
+
+@pytest.mark.needs("mcopy")
+def test_why_a_healthy_trial_was_left_is_in_the_journal(tmp_path: Path) -> None:
+    pi = mcopy(on_trial(), tmp_path, B, "kernel8.img", b"x")
+
+    assert pi.manager().end_trial(healthy=True).rebooting
+
+    assert pi.manager().confirm().outcome is Outcome.REVERTED
+    trial = pi.manager().status().last_trial
+    assert trial is not None
+    assert trial.reason == "cannot commit slot b: 1 file changed (kernel8.img)"
+    assert state_of(pi, B) is SlotState.FAILED
+
+
+def test_a_trial_that_is_being_left_is_left_by_the_next_confirm_however_healthy_it_is() -> None:
+    """`revert --no-reboot`, and nobody rebooted: the check is not even asked."""
+    pi = on_trial()
+    pi.manager().revert(reason="the antenna is off", reboot=False)
+    assert pi.manager().status().phase is Phase.TRIAL
+    assert pi.manager().status().next == "reboot: this trial is being left, and the primary boots next"
+
+    done = pi.manager().confirm([Told(ok=True)])
+
+    assert (done.verdict, done.action, done.summary, done.checks) == ("unhealthy", "reverted", "the antenna is off", ())
+    assert pi.boot.partition == 2
+    assert pi.manager().confirm().outcome is Outcome.REVERTED
+    trial = pi.manager().status().last_trial
+    assert trial is not None
+    assert trial.reason == "the antenna is off"
+
+
+@pytest.mark.parametrize("healthy", [True, False])
+def test_a_trial_that_somebody_commits_during_the_checks_is_not_left(*, healthy: bool) -> None:
+    class Operator(Told):
+        def run(self) -> CheckResult:
+            pi.manager().commit()
+            return super().run()
+
+    pi = on_trial()
+    boots = pi.state.boot_count
+
+    done = pi.manager().confirm([Operator(ok=healthy)])
+
+    assert done.action == "nothing"
+    assert pi.state.boot_count == boots
+    assert text(pi) == AT_REST[B]
+
+
+@pytest.mark.parametrize("busy_at", [1, 2])
+def test_an_abboot_that_has_the_card_for_a_moment_ends_no_trial(tmp_path: Path, busy_at: int) -> None:
+    """To the first lock that `confirm` takes, or the second: trying again is right, rebooting is not."""
+    pi = on_trial()
+    pi = with_card(pi, Counted(pi.card.save(tmp_path / "card.img"), busy_at=busy_at))
+    boots = pi.state.boot_count
+
+    with pytest.raises(Locked):
+        pi.manager().confirm([Told(ok=True)])
+
+    assert pi.state.boot_count == boots
+    assert pi.manager().confirm([Told(ok=True)]).action == "committed"
 
 
 # -- repair ---------------------------------------------------------------------------------------------------------
@@ -1058,6 +1377,7 @@ def test_a_lost_journal_is_started_again_and_invents_nothing() -> None:
     assert status.phase is Phase.SETTLED
     assert {at.state for at in status.slots.values()} == {SlotState.UNKNOWN}
     assert any("the journal is gone" in note for note in status.notes)
+    assert status.next == "start a new journal: abboot repair"
     with pytest.raises(Refused, match="it is unknown"):
         pi.manager().trial()
 
@@ -1066,6 +1386,27 @@ def test_a_lost_journal_is_started_again_and_invents_nothing() -> None:
     assert transitions(pi) == ["repaired"]
     assert {at.state for at in pi.manager().status().slots.values()} == {SlotState.UNKNOWN}
     assert pi.manager().stage(tree("v3")).changed
+    pi.manager().trial()
+    assert pi.manager().confirm().action == "committed"
+
+
+@pytest.mark.needs("mdel")
+def test_a_journal_whose_file_is_deleted_is_found_and_its_history_is_kept(tmp_path: Path) -> None:
+    pi = mtools(settled(), tmp_path, None, "mdel", "::ABBOOT.JNL")
+    status = pi.manager().status()
+    assert status.slots[B].state is SlotState.STAGED
+    assert status.next == "start a new journal: abboot repair"
+    assert any("found by their magic" in note for note in status.notes)
+    with pytest.raises(Damaged, match=r"there is no such file") as error:
+        pi.manager().trial()
+    assert "abboot repair" in error.value.hint
+
+    pi.manager().repair()
+
+    assert transitions(pi) == ["built", "staging", "staged", "repaired"]
+    assert pi.manager().status().next == "try slot b: abboot trial"
+    assert pi.manager().status().notes == ()
+    fsck(pi, tmp_path, 1)
     pi.manager().trial()
     assert pi.manager().confirm().action == "committed"
 
@@ -1303,6 +1644,13 @@ def at(path: Path, number: int) -> str:
     return f"{path}@@{CardDisk(path).place(number)[0]}"
 
 
+def with_card(pi: CardPi, disk: CardDisk) -> CardPi:
+    """The same Pi in the same boot, with another card in it."""
+    again = CardPi(disk, pi.board, CONFIG)
+    again.change(**{field.name: getattr(pi.state, field.name) for field in attrs.fields(type(pi.state))})
+    return again
+
+
 def mtools(pi: CardPi, folder: Path, slot: Slot | None, *command: str) -> CardPi:
     """The same Pi, with a file on a slot (or the selector) changed by mtools behind abboot's back."""
     if shutil.which(command[0]) is None:
@@ -1310,9 +1658,7 @@ def mtools(pi: CardPi, folder: Path, slot: Slot | None, *command: str) -> CardPi
     path = pi.card.save(folder / "edited.img")
     where = at(path, NUMBERS[slot] if slot else 1)
     subprocess.run([command[0], "-i", where, *command[1:]], check=True, capture_output=True, stdin=subprocess.DEVNULL)
-    again = CardPi(CardDisk(path), pi.board, CONFIG)
-    again.change(**{field.name: getattr(pi.state, field.name) for field in attrs.fields(type(pi.state))})
-    return again
+    return with_card(pi, CardDisk(path))
 
 
 def mcopy(pi: CardPi, folder: Path, slot: Slot | None, name: str, data: bytes) -> CardPi:

@@ -178,7 +178,7 @@ SPECS: dict[str, VerbSpec] = {
     "confirm": VerbSpec(
         "note how the last trial ended; in a trial: check health, then commit or leave",
         "For every boot, by a service. Outside a trial it never reboots. With no check configured a trial counts as "
-        "healthy. The exit code is 1 if the trial is unhealthy.",
+        "healthy. The exit code is 1 if the trial is left.",
     ),
     "commit": VerbSpec(
         "make the booted trial slot the primary",

@@ -381,7 +381,7 @@ def confirm(options: argparse.Namespace) -> Result:
             lines.append(item(style, f"{style.word(done.action)}: ", done.change.detail if done.change else ""))
         return "\n".join(lines) + target.tail(style)
 
-    return Result(data=data, text=text, exit_code=1 if done.verdict == "unhealthy" else 0)
+    return Result(data=data, text=text, exit_code=1 if done.verdict == "unhealthy" or done.action == "reverted" else 0)
 
 
 def repair(options: argparse.Namespace) -> Result:

@@ -266,6 +266,8 @@ def slot_to_hide(situation: Situation, observation: Observation, primary: Slot) 
     below = Slot.A if primary is Slot.B else None
     if below is None or not observation.slots[below].readable or below in (situation.booted, situation.primary):
         return None
+    if observation.booted_here and situation.booted is None:
+        return None  # nobody can tell which slot is booted (H-07), so it may be this one (G4)
     return below
 
 
@@ -275,6 +277,8 @@ def _switch(draft: _Draft, situation: Situation, after: bytes, *, show: bool = T
     primary, _autoboot, before = _primary(observation, situation)
     hidden = slot_to_hide(situation, observation, primary)
     if hidden is not None:
+        # Right after a commit this is the old primary: a card that loses the switch falls back to it (G5, H-47).
+        _settle(draft)
         draft.steps.append(Hide(hidden))
     draft.steps.append(Switch(before, after))
     if show:
@@ -313,8 +317,9 @@ def _conclude(draft: _Draft, situation: Situation, attempts: int, *, reading_aft
         )
     elif draft.newest is None and observation.autoboot is not None:
         draft.append(Transition.REPAIRED, primary=situation.primary, note="the journal held no entry", **switch)
-    elif situation.edited:
-        # A person made the slot on trial the primary: nobody committed it, and nobody can leave it any more.
+    elif situation.edited or (trial is not None and trial.progress in OPEN):
+        # A person, or a card that lost a commit, made the slot on trial the primary: nobody committed it, and nobody
+        # can leave it any more.
         over = trial is not None and trial.progress in OPEN
         ended = attrs.evolve(trial, progress=TrialProgress.ENDED, outcome=Outcome.DISARMED) if over and trial else trial
         draft.append(Transition.EDITED, primary=situation.primary, trial=ended, repair_reboots=0, **switch)
@@ -382,9 +387,7 @@ def plan_stage(
     Volume id, label and geometry go into the journal first: they outlive the zeroing.
     """
     draft = _Draft(observation, stamp, observation.journal.newest)
-    wait = _settle(observation, stamp)
-    if wait > 0:
-        draft.steps.append(Wait(wait))
+    _settle(draft)
     _disarm(draft, situation, attempts, show=False)
     known = {"volume_id": volume_id, "label": label, "geometry": dict(geometry)}
     draft.append(
@@ -401,16 +404,19 @@ def plan_stage(
     return draft.done()
 
 
-def _settle(observation: Observation, stamp: Stamp) -> float:
-    """G5: seconds left of the five after a switch in which no stage destroys the old primary."""
-    if stamp.clocks is None:
-        return 0.0
-    for entry in reversed(observation.journal.entries):
+def _settle(draft: _Draft) -> None:
+    """G5: wait for what is left of the five seconds after a switch in which the old primary keeps its boot sector."""
+    stamp = draft.stamp
+    if stamp.clocks is None or any(isinstance(step, Wait) for step in draft.steps):
+        return
+    for entry in reversed(draft.observation.journal.entries):
         # The intent counts as well: a commit that was killed after its switch left no other entry.
         switched = entry.transition in (Transition.COMMITTED, Transition.COMMITTING)
         if switched and entry.boot_id == stamp.boot_id and entry.clocks is not None:
-            return max(0.0, SETTLE_SECONDS - (stamp.clocks.boottime_s - entry.clocks.boottime_s))
-    return 0.0
+            wait = SETTLE_SECONDS - (stamp.clocks.boottime_s - entry.clocks.boottime_s)
+            if wait > 0:
+                draft.steps.append(Wait(wait))
+            return
 
 
 def plan_trial(
@@ -522,7 +528,10 @@ def plan_commit(observation: Observation, situation: Situation, stamp: Stamp) ->
         draft.steps.append(SetFlag(False))
     draft.append(
         Transition.COMMITTING,
-        trial=attrs.evolve(trial, progress=TrialProgress.COMMITTING),
+        # An arm is for one boot, and this was it, also where nobody stamped it `started`.
+        trial=attrs.evolve(
+            trial, progress=TrialProgress.COMMITTING, started_boot_id=trial.started_boot_id or stamp.boot_id
+        ),
         autoboot_before=before,
         autoboot_after=after,
     )

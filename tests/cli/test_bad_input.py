@@ -200,9 +200,24 @@ def test_a_damaged_autoboot_txt_stops_every_change_until_it_is_repaired(card: Pa
 
 
 @pytest.mark.needs("mdel")
+def test_a_selector_that_lost_both_files_is_repaired_from_the_entries_on_the_medium(card: Path) -> None:
+    for name in ("autoboot.txt", "ABBOOT.JNL"):
+        subprocess.run(["mdel", "-i", f"{card}@@{SELECTOR_AT}", f"::{name}"], check=True)
+
+    assert said("--sim", card, "repair")["changed"] is True
+
+    shown = said("--sim", card, "status")
+    assert (shown["phase"], shown["primary"], shown["notes"]) == ("settled", "a", [])
+
+
+@pytest.mark.needs("mdel")
 def test_a_selector_that_lost_everything_is_not_guessed(card: Path, tmp_path: Path) -> None:
     for name in ("autoboot.txt", "ABBOOT.JNL"):
         subprocess.run(["mdel", "-i", f"{card}@@{SELECTOR_AT}", f"::{name}"], check=True)
+    journal = card.read_bytes().index(b"ABBOOT-JOURNAL ", SELECTOR_AT)
+    with card.open("r+b") as file:  # a new card has one entry
+        file.seek(journal)
+        file.write(bytes(4096))
 
     with unchanged(tmp_path):
         refuses(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -149,7 +150,7 @@ def test_a_damaged_autoboot_txt_is_repaired_and_the_primary_stays(card: Path) ->
     assert image.count(text) == 1
     card.write_bytes(image.replace(text, b"?" * len(text)))
     planned = said("--sim", card, "repair", "--dry-run")
-    assert (planned["changed"], len(planned["steps"])) == (False, 1)
+    assert (planned["changed"], len(planned["steps"])) == (True, 1), "what would change"
     assert card.read_bytes().count(b"?" * len(text)) == 1
 
     assert said("--sim", card, "repair")["changed"] is True
@@ -157,6 +158,51 @@ def test_a_damaged_autoboot_txt_is_repaired_and_the_primary_stays(card: Path) ->
     assert card.read_bytes().count(text) == 1
     shown = said("--sim", card, "status")
     assert (shown["phase"], shown["primary"]) == ("settled", "b")
+
+
+def test_dry_runs_say_what_would_change_and_change_nothing(card: Path) -> None:
+    said("--sim", card, "stage", cards.tree("v2"))
+    said("--sim", card, "trial", "--no-reboot")
+    before = everything_in(card.parent)
+
+    same = said("--sim", card, "stage", cards.tree("v2"), "--dry-run")
+    other = said("--sim", card, "stage", cards.tree("v3"), "--dry-run")
+    repaired = said("--sim", card, "repair", "--dry-run")
+
+    assert (same["changed"], same["bytes_written"]) == (True, 0), "it would disarm"
+    assert other["changed"] is True
+    assert other["bytes_written"] > 0
+    assert (repaired["changed"], repaired["steps"]) == (False, [])
+    assert everything_in(card.parent) == before
+
+
+def test_without_the_folder_beside_the_image_the_pi_was_just_switched_on(card: Path) -> None:
+    said("--sim", card, "stage", cards.tree("v2"))
+    said("--sim", card, "trial", "--no-reboot")
+    shutil.rmtree(f"{card}.pi")
+
+    shown = said("--sim", card, "status")
+
+    assert (shown["phase"], shown["tryboot_flag"], shown["booted"]) == ("settled", False, "a")
+    assert shown["last_trial"]["outcome"] == "not_reached"
+    assert said("--sim", card, "confirm")["outcome"] == "not_reached"
+    told = said("--sim", card, "log")["entries"]
+    assert told[-2]["transition"] == "armed"
+    assert told[-2]["boot_id"] != told[-1]["boot_id"]
+
+
+@pytest.mark.needs("mcopy")
+def test_a_healthy_trial_that_cannot_be_committed_is_left_and_exits_with_1(card: Path, tmp_path: Path) -> None:
+    said("--sim", card, "stage", cards.tree("v2"))
+    said("--sim", card, "trial")
+    slot_b, _size = cards.CardDisk(card).place(3)
+    subprocess.run(["mcopy", "-o", "-i", f"{card}@@{slot_b}", __file__, "::kernel8.img"], check=True)
+
+    left = said("--sim", card, "confirm", code=1)
+
+    assert (left["verdict"], left["action"], left["boot"]["slot"]) == ("healthy", "reverted", "a")
+    assert said("--sim", card, "confirm")["outcome"] == "reverted"
+    assert "kernel8.img" in said("--sim", card, "status")["last_trial"]["reason"]
 
 
 def test_an_unhealthy_trial_is_left_and_exits_with_1(card: Path, tmp_path: Path) -> None:
@@ -460,6 +506,27 @@ def test_below_a_sysroot_the_booted_slot_is_seen(sysroot: str) -> None:
 
     assert (found["phase"], found["booted"], found["booted_partition"]) == ("settled", "a", 2)
     assert found["model"] == "Raspberry Pi 4 Model B Rev 1.4"
+
+
+@pytest.mark.parametrize("mounted_at", ["/", "/boot/firmware"])
+def test_a_disk_that_this_system_runs_from_is_not_staged_because_the_firmware_says_nothing(
+    tmp_path: Path, card: Path, mounted_at: str
+) -> None:
+    """G4: without chosen/bootloader any slot may be the booted one."""
+    start, size = cards.CardDisk(card).place(3)
+    root = FakePartition(start=start + size, size=1 << 20, mounted_at=mounted_at)
+    system = make_sysroot(tmp_path, disk=card, partitions={4: root})
+    shutil.rmtree(Path(system, "proc/device-tree/chosen/bootloader"))
+    before = card.read_bytes()
+
+    for disk in ("/dev/mmcblk0", card):
+        found = said("--sysroot", system, "--disk", disk, "status")
+        assert (found["phase"], found["booted"]) == ("foreign", None)
+        for line in (("stage", cards.tree("v2")), ("trial",), ("commit",), ("revert",), ("confirm",)):
+            error = refused("--sysroot", system, "--disk", disk, *line)
+            assert "nobody can tell which partition booted" in error["message"]
+            assert "rpi-eeprom-update" in error["hint"]
+    assert card.read_bytes() == before
 
 
 def test_below_a_sysroot_a_reboot_is_recorded_and_not_done(sysroot: str) -> None:

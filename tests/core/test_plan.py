@@ -141,7 +141,7 @@ def switched(plan: Plan) -> Autoboot:
         (stage, ARMED, ["SetFlag", "ClearArgument", "disarmed", "Switch", "staging", "WriteSlot", "staged"]),
         (stage, FELL_BACK, ["concluded", "Switch", "staging", "WriteSlot", "staged"]),
         (try_, SETTLED, ["CheckFiles", "armed", "Switch", "SetFlag", "SetArgument", "Reboot"]),
-        (fire, ARMED, ["Reboot"]),
+        (fire, ARMED, ["CheckFiles", "Reboot"]),
         (disarm, ARMED, ["SetFlag", "ClearArgument", "disarmed", "Switch"]),
         (rest, FELL_BACK, ["concluded", "Switch"]),
         (rest, SETTLED, []),
@@ -257,8 +257,8 @@ def test_a_slot_that_is_to_be_written_is_not_shown_before() -> None:
 
 
 def test_firing_does_what_is_not_done_yet() -> None:
-    assert kinds(fire(attrs.evolve(ARMED, flag=False))) == ["SetFlag", "Reboot"]
-    assert kinds(fire(attrs.evolve(ARMED, pending_argument=None))) == ["SetArgument", "Reboot"]
+    assert kinds(fire(attrs.evolve(ARMED, flag=False))) == ["CheckFiles", "SetFlag", "Reboot"]
+    assert kinds(fire(attrs.evolve(ARMED, pending_argument=None))) == ["CheckFiles", "SetArgument", "Reboot"]
     assert not plan_fire(ARMED, classify(ARMED), STAMP, reboot=False)
 
 
@@ -359,7 +359,7 @@ def test_a_lost_journal_begins_again_with_what_is_known() -> None:
     (step,) = rest(observed()).steps
 
     assert isinstance(step, Append)
-    assert step.entry.transition is Transition.EDITED
+    assert (step.entry.transition, step.entry.note) == (Transition.REPAIRED, "the journal held no entry")
     assert {known.state for known in step.entry.slots.values()} == {SlotState.UNKNOWN}
 
 

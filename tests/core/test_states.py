@@ -207,7 +207,7 @@ def rule(outcome: Outcome) -> OutcomeRule:
         (Outcome.NOT_REACHED, 1, 2, SlotState.STAGED, SlotState.STAGED),
         (Outcome.NOT_REACHED, 2, 2, SlotState.STAGED, SlotState.FAILED),
         (Outcome.NOT_REACHED, 1, 2, SlotState.GOOD, SlotState.GOOD),
-        (Outcome.NOT_REACHED, 2, 2, SlotState.GOOD, SlotState.FAILED),
+        (Outcome.NOT_REACHED, 2, 2, SlotState.GOOD, SlotState.GOOD),
         (Outcome.PASSED_UNCOMMITTED, 5, 1, SlotState.STAGED, SlotState.STAGED),
         (Outcome.PASSED_UNCOMMITTED, 1, 1, SlotState.GOOD, SlotState.GOOD),
         (Outcome.DISARMED, 9, 1, SlotState.STAGED, SlotState.STAGED),

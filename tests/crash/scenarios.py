@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import itertools
+import shutil
+import subprocess
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import attrs
+import pytest
 
 from abboot.core.firmware import Board
 from abboot.core.words import FatType, Phase, Slot
@@ -53,6 +56,7 @@ class Scenario:
         goal: what an operator's script would run afterwards, from wherever the cut left the Pi.
         may_boot: the slots that a cold boot may reach at any moment of it (G1).
         may_try: the slot that a warm reboot may reach, by the flag only.
+        damaged: autoboot.txt is damaged when it begins, or is gone for a while: a bootloader may wait at it.
     """
 
     begin: Act
@@ -60,7 +64,7 @@ class Scenario:
     goal: Act
     may_boot: frozenset[Slot]
     may_try: Slot | None = None
-    damaged: bool = False  # it begins with a damaged autoboot.txt
+    damaged: bool = False
     primary: Slot = A
     fat: FatType = FatType.FAT16
 
@@ -121,6 +125,31 @@ def lose_the_file(pi: CardPi) -> None:
     start, _size = pi.card.place(1)
     at = pi.card.image.find(b"AUTOBOOTTXT", start)
     pi.card.image[at : at + 1] = b"\xe5"
+
+
+def delete_the_journal(pi: CardPi) -> None:
+    """As ``rm ABBOOT.JNL`` does: its entries are still on the medium, and only their magic finds them."""
+    if shutil.which("mdel") is None:
+        pytest.skip("mdel is not installed (Debian package mtools)")
+    start, size = pi.card.place(1)
+    path = scratch() / "selector.img"
+    path.write_bytes(pi.card.bytes_of(1))
+    subprocess.run(["mdel", "-i", str(path), "::ABBOOT.JNL"], check=True, stdin=subprocess.DEVNULL)
+    pi.card.image[start : start + size] = path.read_bytes()
+
+
+def lose_the_last_newline(pi: CardPi) -> None:
+    """63 bytes: every firmware reads them as before, and they cannot be overwritten by 64."""
+    start, _size = pi.card.place(1)
+    at = pi.card.image.find(b"AUTOBOOTTXT", start)
+    pi.card.image[at + 28 : at + 32] = (63).to_bytes(4, "little")
+
+
+def move_the_last_newline(pi: CardPi) -> None:
+    """64 bytes that every firmware reads as before, and that abboot takes for cut off."""
+    at = autoboot_offset(pi)
+    text = pi.card.image[at : at + 63]
+    overwrite_autoboot(pi, text.replace(b"[tryboot]", b"\n[tryboot]"))
 
 
 def overwrite_autoboot(pi: CardPi, data: bytes) -> None:
@@ -276,6 +305,31 @@ SCENARIOS: Mapping[str, Scenario] = {
     ),
     "repair the selector": Scenario(
         begin=lose_the_file, verb=repair, goal=repaired, may_boot=frozenset({A, B}), primary=B, damaged=True
+    ),
+    # What the firmware still reads as it should, while slot a below the primary was never tried.
+    "repair the journal beside an untried a": Scenario(
+        begin=does(stage("v2"), delete_the_journal),
+        verb=repair,
+        goal=repaired,
+        may_boot=frozenset({B}),
+        primary=B,
+        damaged=True,
+    ),
+    "repair 63 bytes beside an untried a": Scenario(
+        begin=does(stage("v2"), lose_the_last_newline),
+        verb=repair,
+        goal=repaired,
+        may_boot=frozenset({B}),
+        primary=B,
+        damaged=True,
+    ),
+    "repair one sector beside an untried a": Scenario(
+        begin=does(stage("v2"), move_the_last_newline),
+        verb=repair,
+        goal=repaired,
+        may_boot=frozenset({B}),
+        primary=B,
+        damaged=True,
     ),
     "arm after the journal wrapped": Scenario(
         begin=does(stage("v2"), wrap), verb=trial, goal=on_trial, may_boot=frozenset({A}), may_try=B

@@ -11,7 +11,7 @@ import random
 
 import pytest
 
-from abboot.core.words import Phase, Slot
+from abboot.core.words import Phase, Slot, SlotState
 from abboot.simulator.disk import Write
 from tests.cards import CONFIG, NUMBERS, CardDisk, CardPi
 from tests.crash.scenarios import (
@@ -194,6 +194,60 @@ def test_repair_brings_a_torn_autoboot_txt_back_without_a_human(name: str) -> No
     whole = recorded(name)[1]
     scenario.goal(whole)
     assert where(pi) == where(whole)
+
+
+BESIDE_AN_UNTRIED_A = [name for name in SCENARIOS if name.endswith("beside an untried a")]
+
+
+@pytest.mark.parametrize("name", BESIDE_AN_UNTRIED_A)
+def test_a_cold_boot_before_and_after_that_repair_reaches_b(name: str) -> None:
+    """What is repaired there is no damage to the firmware: a repair must not make it worse than it was."""
+    whole = recorded(name)[1]
+
+    for pi in (beginning(name).again(), whole):
+        assert {boot.partition for boot in pi.would_boot_cold()} == {3}
+        assert pi.manager().status().slots[Slot.A].state is SlotState.STAGED
+    assert not whole.manager().repair().changed
+    assert whole.manager().verify(Slot.A).ok
+
+
+def test_only_the_one_that_fits_is_repaired_in_one_sector() -> None:
+    """The two others have to write the selector as a whole: the journal first, then without its boot sector."""
+    assert len(BESIDE_AN_UNTRIED_A) == 3
+    for name in BESIDE_AN_UNTRIED_A:
+        at_selector = [write for write in recorded(name)[0] if write.data is not None and write.partition == 1]
+        boot_sectors = [index for index, write in enumerate(at_selector) if write.offset == 0]
+        assert bool(boot_sectors) is (name != "repair one sector beside an untried a")
+        if boot_sectors:
+            assert b"ABBOOT-JOURNAL " in (at_selector[0].data or b"")
+            assert boot_sectors == [1, len(at_selector) - 1]
+
+
+@pytest.mark.parametrize("garbage", ["zeros", "noise"])
+@pytest.mark.parametrize("name", BESIDE_AN_UNTRIED_A)
+def test_a_torn_sector_of_a_repair_never_boots_the_untried_slot(name: str, garbage: str) -> None:
+    """Beyond the assumption, and once more for the repair that comes after it."""
+    scenario = SCENARIOS[name]
+    writes, whole = recorded(name)
+    scenario.goal(whole)
+    content = [write for write in writes if write.data is not None]
+    for index, write in enumerate(content):
+        for sector in torn_sectors(write):
+            torn = Write(partition=write.partition, offset=write.offset + sector * 512, data=TORN[garbage])
+            card = applied(beginning(name), [*content[:index], torn])
+            when = f"{name}: {garbage} in sector {sector} of write {index}"
+            assert_only_good_slots_boot(card, scenario, when)
+            if sector == 0:
+                pi = CardPi(card, boards()[0], CONFIG)
+                scenario.goal(pi)
+                assert where(pi) == where(whole), when
+
+
+def torn_sectors(write: Write) -> list[int]:
+    """The sectors of a write, or the first, the last and some of them where there are many."""
+    assert write.data is not None
+    count = len(write.data) // 512
+    return [*range(count)] if count <= 8 else [0, 1, 7, 8, count // 2, count - 1]
 
 
 def test_the_log_tells_of_every_cut_of_a_stage() -> None:

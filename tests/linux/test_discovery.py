@@ -97,6 +97,32 @@ def test_below_a_sysroot_the_file_that_stands_for_the_device_is_the_booted_disk(
     assert not is_booted_disk(root, "/dev/sda")
 
 
+@pytest.mark.parametrize("path", ["/", "/boot", "/boot/firmware"])
+def test_where_the_firmware_says_nothing_the_disk_that_is_mounted_is_the_booted_one(tmp_path: Path, path: str) -> None:
+    """Not to be found by itself, but no stranger's disk either when somebody names it."""
+    card, other = tmp_path / "card.img", tmp_path / "other.img"
+    card.write_bytes(bytes(512))
+    other.write_bytes(bytes(512))
+    root = make_sysroot(tmp_path, disk=card, partitions=mounted(path))
+    add_disk(root, "sda", 8, mounted("/mnt/stick"))
+    Path(root, "dev/sda").symlink_to(other)
+    Path(root, "proc/device-tree/chosen/bootloader").rename(tmp_path / "gone")
+
+    assert booted_disk(root) is None
+    assert is_booted_disk(root, "/dev/mmcblk0")
+    assert is_booted_disk(root, str(card))
+    assert not is_booted_disk(root, "/dev/sda")
+    assert not is_booted_disk(root, str(other))
+
+
+def test_where_neither_firmware_nor_mounts_say_it_no_disk_is_the_booted_one(tmp_path: Path) -> None:
+    root = make_sysroot(tmp_path, disk=tmp_path / "card.img", partitions={1: PART})
+    (tmp_path / "card.img").write_bytes(bytes(512))
+    Path(root, "proc/device-tree/chosen/bootloader").rename(tmp_path / "gone")
+
+    assert not is_booted_disk(root, "/dev/mmcblk0")
+
+
 def test_on_a_real_system_an_image_file_is_never_the_booted_disk(tmp_path: Path) -> None:
     card = tmp_path / "card.img"
     card.write_bytes(bytes(512))
