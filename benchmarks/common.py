@@ -6,11 +6,14 @@ contestants take turns within each round, so that a slow moment of the machine h
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +33,18 @@ def scratch() -> Iterator[Path]:
         yield Path(path)
 
 
+def machine() -> dict[str, str]:
+    """What these figures were measured on."""
+    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in cpuinfo if line.startswith(("model name", "Model"))), "?")
+    return {
+        "processor": f"{os.cpu_count()} x {model}",
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
 def build_card(work: Path) -> Path:
     """The demo card, with next to nothing in its slots."""
     tree = work / "before"
@@ -43,7 +58,9 @@ def build_card(work: Path) -> Path:
 
 def run(*command: str | Path) -> str:
     """Run a command that must succeed; its standard output."""
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    # Installed programs have their bytecode; a benchmark must not compile it anew in every run.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         sys.exit(f"benchmark: cannot run {command[0]}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout

@@ -102,7 +102,9 @@ def test_a_chain_that_is_a_loop_ends(fat_type: int, loop: list[int]) -> None:
     device = _one_file(crafted, 1000)
 
     for method in ("chunks", "extents"):
-        with pytest.raises(Damaged, match=r"cannot read FILE on card.img partition 2: its chain of clusters is a loop$"):
+        with pytest.raises(
+            Damaged, match=r"cannot read FILE on card.img partition 2: its chain of clusters is a loop$"
+        ):
             getattr(FatVolume(device), method)("FILE")
     with pytest.raises(Damaged, match="loop"):
         FatVolume(device).held()
@@ -180,6 +182,26 @@ def test_two_files_that_share_a_cluster_are_refused_by_the_whole_volume_check() 
     assert len(volume.read_file("TWO", 2000)) == 1536
     with pytest.raises(Damaged, match="it shares cluster 6 with"):
         volume.held()
+
+
+def test_a_long_chain_that_many_files_share_is_not_followed_for_each_of_them() -> None:
+    crafted = Crafted()
+    crafted.chain(*range(5, 7005))
+    crafted.root(*(short_entry(b"F%07d   " % n, cluster=5, size=512) for n in range(500)))
+
+    with pytest.raises(Damaged, match=r"cannot read F0000001 on .*: up to it 14000 clusters are taken, the volume has"):
+        FatVolume(PatchedDevice(crafted.image)).held()
+
+
+def test_files_that_say_more_than_the_volume_holds_are_not_all_read() -> None:
+    crafted = Crafted()
+    crafted.chain(5)
+    crafted.root(*(short_entry(b"F%07d   " % n, cluster=5, size=0xFFFFFFFF) for n in range(500)))
+    volume = FatVolume(PatchedDevice(crafted.image))
+
+    with pytest.raises(Damaged, match=r"its files say that they have 2147483647500 bytes, it has room for 4\d{6}$"):
+        volume.files()
+    assert volume.find("F0000007") is not None
 
 
 def test_a_file_that_lies_on_a_directory_is_refused_by_the_whole_volume_check() -> None:

@@ -180,6 +180,34 @@ def test_one_small_file_of_a_large_volume_costs_a_few_sectors(tmp_path: Path) ->
     assert device.bytes_read <= 16384
 
 
+def test_files_that_lie_behind_each_other_are_read_together(tmp_path: Path) -> None:
+    files = {f"overlay{number:03}.dtb": bytes([number]) * (500 + 11 * number) for number in range(200)}
+    path = tmp_path / "slot.img"
+    make_volume(path, files, 40 * MIB, "-F", "32", "-s", "1")
+    device = _FileDevice(path)
+    volume = FatVolume(device)
+    volume.held()
+    device.reads = device.bytes_read = 0
+
+    assert {file.path: b"".join(volume.chunks(file.path)) for file in volume.files()} == files
+    assert device.reads <= 10
+    assert device.bytes_read <= sum(map(len, files.values())) + 3 * MIB
+
+
+def test_reading_ahead_stays_inside_of_the_volume() -> None:
+    crafted = Crafted()
+    device = PatchedDevice(crafted.image)
+    first = FatVolume(device).geometry.last_cluster - 3
+    for cluster in range(first, first + 4):
+        crafted.chain(cluster)
+        crafted.write(cluster, bytes([cluster & 0xFF]) * 512)
+    crafted.root(*(short_entry(b"FILE%d      " % n, cluster=first + n, size=512) for n in range(4)))
+    volume = FatVolume(device)
+
+    for n in range(4):
+        assert b"".join(volume.chunks(f"FILE{n}")) == bytes([first + n & 0xFF]) * 512
+
+
 def test_a_fragmented_file_is_read_in_chain_order() -> None:
     crafted = Crafted()
     chain = [9, 4, 5, 6, 20, 3]
