@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Any, Self
 import attrs
 
 from abboot.config import Config, RebootChannel
-from abboot.core import plan as plans
 from abboot.core.journal import Clocks, Entry
 from abboot.core.layout import Configured, volume_id
-from abboot.core.plan import Stamp
 from abboot.core.states import OUTCOMES, REFUSALS, UNTOLD, Observation, Permit, Situation, Verb, classify
 from abboot.core.words import FatType, Outcome, Phase, Slot, SlotState, TrialProgress
 from abboot.errors import AbbootError, Damaged, Locked, Refused
@@ -30,6 +28,7 @@ from abboot.version import VERSION
 
 if TYPE_CHECKING:
     from abboot.core.health import CheckResult, HealthReport
+    from abboot.core.plan import Stamp
     from abboot.core.protocols import BlockDevice, Disk, Machine
     from abboot.execute import Executor
     from abboot.gather import Gathered
@@ -232,6 +231,7 @@ class BootManager:
             InvalidTree: the tree cannot be put on this slot.  Nothing was written.
             VerificationFailed: the medium gave back something else.  The slot has no boot sector (G2).
         """
+        from abboot.core import plan as plans
         from abboot.gather import gather
         from abboot.progress import Meter
 
@@ -324,6 +324,8 @@ class BootManager:
     def _arm(
         self, observation: Observation, situation: Situation, slot: Slot, *, reboot: bool, reason: str = ""
     ) -> Change:
+        from abboot.core import plan as plans
+
         self._check_bootloader(observation)
         self._check_channel(observation)
         attempts = self._config.trial.attempts
@@ -336,6 +338,8 @@ class BootManager:
     def _fire(
         self, observation: Observation, situation: Situation, record_digest: str | None, *, reboot: bool
     ) -> Change:
+        from abboot.core import plan as plans
+
         slot = situation.armed
         assert slot is not None
         self._check_channel(observation)
@@ -362,6 +366,8 @@ class BootManager:
         Returns:
             Where the device stands afterwards, and the outcome that was noted now (``None`` if there was none).
         """
+        from abboot.core import plan as plans
+
         with self._changing(allow_damaged_autoboot=True) as (observation, situation):
             if situation.phase is Phase.TRIAL:
                 plan, outcome = plans.plan_started(observation, situation, self._stamp()), None
@@ -466,6 +472,8 @@ class BootManager:
             VerificationFailed: a file of the booted slot is not what was staged; files that the running system edits
                 by policy are noted instead.
         """
+        from abboot.core import plan as plans
+
         with self._changing() as (observation, situation):
             permit = self._permit(situation, Verb.COMMIT)
             if permit is Permit.NOTHING:
@@ -490,6 +498,8 @@ class BootManager:
         Raises:
             Refused: there is nothing to go back to.
         """
+        from abboot.core import plan as plans
+
         with self._changing(allow_damaged_autoboot=True) as (observation, situation):
             permit = self._permit(situation, Verb.REVERT)
             if permit is Permit.LEAVE:
@@ -515,6 +525,8 @@ class BootManager:
             return self._arm(observation, situation, slot, reboot=reboot, reason=reason)
 
     def _leave(self, observation: Observation, situation: Situation, *, reason: str, reboot: bool) -> Change:
+        from abboot.core import plan as plans
+
         plan = plans.plan_leave(observation, situation, self._stamp(), reason=reason, reboot=reboot)
         self._executor(observation).run(plan, must_reboot=reboot)
         return Change(
@@ -774,6 +786,8 @@ class BootManager:
         )
 
     def _stamp(self) -> Stamp:
+        from abboot.core.plan import Stamp
+
         machine = self._machine
         clocks = None
         if machine is not None:

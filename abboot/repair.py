@@ -90,6 +90,16 @@ def repair(
     damaged = needs_text or needs_journal
     entry = _entry(observation, situation, primary, stamp, wanted if needs_text else None)
     below = slot_to_hide(situation, observation, primary)
+    reboot, refused = _reboot(observation, situation)
+    if damaged or reboot:
+        # What was armed is over, and nobody would know of it: the flag first, as in every disarming.
+        pending = observation.pending_argument
+        if observation.flag:
+            said.append("clear the tryboot flag")
+            steps.append(SetFlag(False))
+        if pending is not None and (reboot or "tryboot" in pending):
+            said.append(f"remove the pending reboot argument {pending!r}")
+            steps.append(ClearArgument())
     rewrite = _must_rewrite(disk, observation, needs_text=needs_text, needs_journal=needs_journal)
     if rewrite:
         said.append(f"rewrite the selector (partition {observation.layout.selector.number}) as a whole: {rewrite}")
@@ -113,7 +123,6 @@ def repair(
         steps += at_rest.steps
     else:
         steps += [Show(slot) for slot in away]
-    reboot, refused = _reboot(observation, situation)
     if refused:
         said.append(refused)
     if reboot:
@@ -122,10 +131,6 @@ def repair(
         # before it counts nothing, a cut after it is a reset like the one that is wanted.
         counted = _counted(entry, stamp) if damaged else entry
         steps.append(Append(attrs.evolve(counted, repair_reboots=entry.repair_reboots + 1)))
-        if observation.flag:
-            steps.append(SetFlag(False))
-        if observation.pending_argument is not None:
-            steps.append(ClearArgument())
         steps.append(RebootStep(None))
     if not dry_run:
         executor.run(Plan(tuple(steps)))

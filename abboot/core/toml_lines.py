@@ -7,7 +7,6 @@ finds them again.  Rule: the scanner reads only what tomllib has accepted, so it
 from __future__ import annotations
 
 import re
-import tomllib
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -56,6 +55,8 @@ def load_toml(text: str) -> tuple[dict[str, Any], Mapping[KeyPath, int]]:
     Raises:
         TomlError: it is not TOML, or longer or deeper than any file of ours.
     """
+    import tomllib  # here: a system without a configuration file does not pay for it
+
     if len(text) > MAX_SIZE:
         raise TomlError(f"{len(text)} characters, {MAX_SIZE} are possible", 0)
     if found := _LONG_KEY.search(text):
@@ -156,6 +157,8 @@ class _Scanner:
         self._skip(_SPACE)
         if found := _STRING.match(self.text, self.at):
             self._advance(found.end())
+            import tomllib
+
             key: str = tomllib.loads(f"key = {found[0]}")["key"]
             return key
         found = _BARE_KEY.match(self.text, self.at)
