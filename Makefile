@@ -50,6 +50,7 @@ fmt: venv ## rewrite the sources in the house style (ruff)
 .PHONY: bench
 bench: packages-bench venv ## measure staging against mcopy, PyFatFS, dd and RAUC, and the start-up time (as root: all of it)
 	@$(BIN)/python benchmarks/stage.py
+	@$(BIN)/python benchmarks/device.py
 	@$(BIN)/python benchmarks/updates.py --json .cache/updates.json
 	@$(BIN)/python benchmarks/startup.py
 

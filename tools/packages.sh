@@ -23,7 +23,7 @@ test bench vfat | fdisk         | sfdisk judges the partition tables         | c
 test            | gdisk         | sgdisk judges the GPT                      | command -v sgdisk
 bench           | rauc          | one of those that abboot is measured against | command -v rauc
 bench           | squashfs-tools | making the bundle that RAUC installs        | command -v mksquashfs
-bench           | dbus-daemon   | the bus that RAUC's service answers on      | command -v dbus-daemon
+bench           | dbus-daemon   | the bus on which the RAUC service answers | command -v dbus-daemon
 bench           | openssl       | signing that bundle                        | command -v openssl
 tree demo vfat  | mmdebstrap    | fetching firmware and kernels for the Pi   | command -v mmdebstrap
 tree demo vfat  | ca-certificates | fetching firmware and kernels for the Pi | test -e /etc/ssl/certs/ca-certificates.crt

@@ -409,14 +409,18 @@ def _settle(draft: _Draft) -> None:
     stamp = draft.stamp
     if stamp.clocks is None or any(isinstance(step, Wait) for step in draft.steps):
         return
+    after = stamp.clocks
     for entry in reversed(draft.observation.journal.entries):
-        # The intent counts as well: a commit that was killed after its switch left no other entry.
+        # The intent counts as well: a commit that was killed after its switch left no other entry.  Then the switch
+        # came before the entry that follows, or before now.
         switched = entry.transition in (Transition.COMMITTED, Transition.COMMITTING)
         if switched and entry.boot_id == stamp.boot_id and entry.clocks is not None:
-            wait = SETTLE_SECONDS - (stamp.clocks.boottime_s - entry.clocks.boottime_s)
+            since = entry.clocks if entry.transition is Transition.COMMITTED else after
+            wait = SETTLE_SECONDS - (stamp.clocks.boottime_s - since.boottime_s)
             if wait > 0:
                 draft.steps.append(Wait(wait))
             return
+        after = entry.clocks or after
 
 
 def plan_trial(

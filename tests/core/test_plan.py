@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abboot.core.autoboot import Autoboot, parse_autoboot
-from abboot.core.journal import Clocks, Journal
+from abboot.core.journal import Clocks, Entry, Journal
 from abboot.core.plan import (
     SETTLE_SECONDS,
     TRYBOOT_ARGUMENT,
@@ -320,15 +320,31 @@ def test_only_a_slot_that_ran_before_may_have_been_edited() -> None:
 # -- the five seconds -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("transition", [Transition.COMMITTED, Transition.COMMITTING])
+def written(transition: Transition, at_s: float) -> Entry:
+    return entry(transition=transition, boot_id=THIS_BOOT, clocks=Clocks(realtime_s=0.0, boottime_s=at_s))
+
+
 @pytest.mark.parametrize(("at_s", "wait_s"), [(100.0, 5.0), (97.0, 2.0), (95.0, 0.0), (10.0, 0.0)])
-def test_a_stage_waits_for_what_is_left_of_five_seconds(transition: Transition, at_s: float, wait_s: float) -> None:
-    newest = entry(transition=transition, boot_id=THIS_BOOT, clocks=Clocks(realtime_s=0.0, boottime_s=at_s))
+def test_a_stage_waits_for_what_is_left_of_five_seconds(at_s: float, wait_s: float) -> None:
+    newest = written(Transition.COMMITTED, at_s)
 
     waits = [step.seconds for step in stage(observed(newest=newest)).steps if isinstance(step, Wait)]
 
     assert waits == ([wait_s] if wait_s else [])
     assert SETTLE_SECONDS == 5.0
+
+
+@pytest.mark.parametrize(("later", "wait_s"), [([], 5.0), ([97.0], 2.0), ([97.0, 99.0], 2.0), ([95.0], 0.0)])
+def test_a_switch_that_nobody_journalled_as_done_came_before_the_next_entry_or_now(
+    later: list[float], wait_s: float
+) -> None:
+    """The intent was written before it: how long before, nobody knows."""
+    entries = (written(Transition.COMMITTING, 10.0), *(written(Transition.CONCLUDED, at_s) for at_s in later))
+    observation = attrs.evolve(observed(newest=entries[-1]), journal=Journal(entries=entries))
+
+    waits = [step.seconds for step in stage(observation).steps if isinstance(step, Wait)]
+
+    assert waits == ([wait_s] if wait_s else [])
 
 
 def test_a_switch_of_an_earlier_boot_needs_no_waiting() -> None:
