@@ -94,7 +94,9 @@ def test_what_is_no_word_of_a_command_line_is_refused(key: str, value: str, word
 
 
 def test_a_quote_that_stays_open_would_swallow_what_is_set() -> None:
-    with pytest.raises(AbbootError, match="^cannot set root in cmdline.txt: it has a double quote that is not closed$"):
+    with pytest.raises(
+        AbbootError, match=r"^cannot set root in cmdline\.txt: it has a double quote that is not closed$"
+    ):
         set_cmdline('quiet name="x', {"root": "y"})
     assert set_cmdline('quiet name="x', {}) == 'quiet name="x'
 
