@@ -19,7 +19,7 @@ import attrs
 from abboot.config import Config, RebootChannel
 from abboot.core.journal import Clocks, Entry
 from abboot.core.layout import Configured, volume_id
-from abboot.core.states import OUTCOMES, REFUSALS, UNTOLD, Observation, Permit, Situation, Verb, classify
+from abboot.core.states import OUTCOMES, REFUSALS, UNTOLD, Observation, Permit, Situation, Verb, classify, slot_after
 from abboot.core.words import FatType, Outcome, Phase, Slot, SlotState, TrialProgress
 from abboot.errors import AbbootError, Damaged, Locked, Refused
 from abboot.observe import observe
@@ -515,7 +515,7 @@ class BootManager:
                     detail=f"the trial of slot {situation.armed} is cancelled",
                 )
             slot = situation.inactive
-            state = situation.states[slot] if slot is not None else None
+            state = self._state_now(situation, slot) if slot is not None else None
             if slot is None or state is not SlotState.GOOD:
                 raise Refused(
                     f"cannot revert: slot {slot} is {state}, and only a good one is gone back to",
@@ -705,13 +705,15 @@ class BootManager:
             progress=progress,
         )
 
-    def _check_tryable(self, situation: Situation, slot: Slot, *, retry: bool) -> None:
-        state = situation.states[slot]
-        rule, trial = situation.outcome, situation.trial
-        if rule is not None and trial is not None and trial.slot is slot:
-            from abboot.core.states import slot_after
+    def _state_now(self, situation: Situation, slot: Slot) -> SlotState:
+        """With the outcome of the last trial, where nobody noted it yet."""
+        state, rule, trial = situation.states[slot], situation.outcome, situation.trial
+        if rule is None or trial is None or trial.slot is not slot:
+            return state
+        return slot_after(rule, trial, self._config.trial.attempts, state)
 
-            state = slot_after(rule, trial, self._config.trial.attempts, state)
+    def _check_tryable(self, situation: Situation, slot: Slot, *, retry: bool) -> None:
+        state = self._state_now(situation, slot)
         if state in (SlotState.STAGED, SlotState.GOOD) or (state is SlotState.FAILED and retry):
             return
         hints = {

@@ -76,7 +76,7 @@ class Disk(Protocol):
         """Open partition ``number``, exclusively if ``writable``.
 
         On a block device this is the partition's own node (never the disk plus an offset: readers of the node would
-        see stale pages, fat-findings 3), with ``O_EXCL`` when writable.
+        see stale pages), with ``O_EXCL`` when writable.
 
         Raises:
             DeviceError: no such node, or it is mounted or held by somebody else (when ``writable``).

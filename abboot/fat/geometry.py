@@ -27,7 +27,7 @@ NO_LABEL = "NO NAME"
 FAT16_FROM = 4085
 FAT32_FROM = 65525
 FAT32_BELOW = 0x0FFFFFF7 - 2
-# "Many FAT drivers are off by 1, 2, 8, 10 or 16" (FAT specification 3.5): our own volumes keep away (fat-findings B25).
+# "Many FAT drivers are off by 1, 2, 8, 10 or 16" (FAT specification 3.5): our own volumes keep away (pyfatfs is one).
 TYPE_LIMIT_MARGIN = 16
 
 _LABEL_FORBIDDEN = frozenset('"*+,./:;<=>?[\\]|')
@@ -156,7 +156,7 @@ class Geometry:
         """The geometry of a new volume of ``size`` bytes.
 
         Left to itself: FAT32 where it has enough clusters, else FAT16, else FAT12; clusters of 4 KiB, smaller where
-        the type needs more of them, larger from 8 GiB on.  512-byte clusters cost four times the FAT (fat-findings 7).
+        the type needs more of them, larger from 8 GiB on.  512-byte clusters cost four times the FAT.
 
         Args:
             align: the data area starts at a multiple of this many bytes; by default 1 MiB from 64 MiB on, else 4 KiB.
@@ -253,7 +253,7 @@ class Geometry:
                 label=label,
                 hidden_sectors=hidden,
                 media=media,
-                # pyfatfs writes zeros here, and mtools then refuses the volume (fat-findings B7): not kept.
+                # pyfatfs writes zeros here, and mtools then refuses the volume: not kept.
                 sectors_per_track=track or 63,
                 heads=heads or 255,
                 **fat32,

@@ -2,8 +2,8 @@
 
 No I/O; which names are legal says :mod:`abboot.core.tree`.  Entries are written as Linux's vfat driver writes them by
 default: a plain upper-case 8.3 name is only that; every other name is a long name with an upper-case alias, which ends
-in ``~1`` as soon as it does not say the whole name (fat-findings B10).  No NT lower-case flags: old readers ignore
-them (B8).
+in ``~1`` as soon as it does not say the whole name.  No NT lower-case flags: old readers ignore
+them.
 
 Source: FAT specification 6 (directory entries) and 7 (long names); Linux fs/fat/namei_vfat.c.
 """
@@ -22,7 +22,7 @@ ATTRIBUTE_VOLUME = 0x08
 ATTRIBUTE_DIRECTORY = 0x10
 ATTRIBUTE_ARCHIVE = 0x20
 
-# Times are not content and a Pi has no clock: every entry is from the first day that FAT knows (fat-findings B15).
+# Times are not content and a Pi has no clock: every entry is from the first day that FAT knows.
 EPOCH_DATE = 0x0021  # 1980-01-01
 
 _ENTRY = struct.Struct("<11sBBBHHHHHHHI")

@@ -425,7 +425,7 @@ def _decode(content: bytes, *, wide_cluster: bool) -> Iterator[_Entry]:
 
 
 def _short_name(raw: bytes, flags: int) -> str:
-    """``CONFIG  TXT`` as ``CONFIG.TXT``, or in lower case where Windows or mtools noted that in flags (B8).
+    """``CONFIG  TXT`` as ``CONFIG.TXT``, or in lower case where Windows or mtools noted that in flags.
 
     Not the codec's: it takes more than spaces for padding, and a name that ends in a control character for another.
     """
@@ -498,7 +498,7 @@ class _Table:
         self._device = device
         self._fat_type = geometry.fat_type
         self._start = geometry.fat_offset(0)  # Geometry refuses volumes whose copies are not mirrored
-        self._end = geometry.cluster_count + 2  # entries; the FAT's last sector may hold more, of no cluster (B3)
+        self._end = geometry.cluster_count + 2  # entries; the FAT's last sector may hold more, of no cluster
         self._page_size = self._ENTRIES_PER_PAGE * int(geometry.fat_type) // 8
         self._pages: dict[int, array[int]] = {}
         self._ahead = 1

@@ -34,7 +34,7 @@ from abboot.core.plan import TRYBOOT_ARGUMENT, Plan, Stamp
 from abboot.core.protocols import BootReport, Mount
 from abboot.core.states import OPEN, Observation, Permit, Situation, SlotReading, Verb, classify, slot_after
 from abboot.core.words import Outcome, Phase, Slot, SlotState, TableKind, Transition, TrialProgress
-from abboot.errors import AbbootError, Refused
+from abboot.errors import AbbootError, Refused, VerificationFailed
 from abboot.repair import repair as repair_selector
 from tests.cards import BOARDS, HANGING, NUMBERS, UNBOOTABLE, tree_files
 from tests.core.test_states import LAYOUT
@@ -43,7 +43,7 @@ A, B = Slot.A, Slot.B
 SLOTS = {number: slot for slot, number in NUMBERS.items()}
 THIS, OTHER = "this", "other"  # boot ids
 ATTEMPTS = 2  # one more than the default, so that the attempts are counted at all
-STAMP = Stamp(boot_id=THIS, clocks=Clocks(realtime_s=0.0, boottime_s=100.0), version="1")
+CLOCKS = Clocks(realtime_s=0.0, boottime_s=100.0)
 SHAPE = {"sector_size": 512}
 NEW = 99  # the name of a record that is being staged, until the action is over
 TREES = {"works": tree_files("v1"), "skipped": UNBOOTABLE, "hangs": HANGING}
@@ -62,6 +62,7 @@ class Held(NamedTuple):
     whole: bool  # False while a stage writes it
     shown: bool  # it has its boot sector
     proven: bool  # built in, or committed out of a trial
+    rotten: bool = False  # it lost a file that the firmware needs, after it was written
 
 
 class Known(NamedTuple):
@@ -121,6 +122,11 @@ class World(NamedTuple):
     def with_slot(self, slot: Slot, **changes: Any) -> World:
         held = self.held(slot)._replace(**changes)
         return self._replace(a=held) if slot is A else self._replace(b=held)
+
+    def bootable(self, slot: Slot) -> str:
+        """What the firmware finds there: a tree, or nothing."""
+        held = self.held(slot)
+        return "" if not held.shown else "skipped" if held.rotten else held.tree
 
     @property
     def primary(self) -> Slot | None:
@@ -193,26 +199,19 @@ class Seen(NamedTuple):
 
     text: Text | None
     memory: Memory | None
-    a: tuple[int, bool, bool]  # digest, whole, shown
-    b: tuple[int, bool, bool]
+    a: Held  # without what only the search knows
+    b: Held
     flag: bool
     argument: bool
     told: int | None
     tryboot: bool
+    here: bool  # abboot runs on that Pi; else its card is in a reader
 
 
 def seen(world: World) -> Seen:
-    a, b = world.a, world.b
-    return Seen(
-        world.text,
-        world.memory,
-        (a.digest, a.whole, a.shown),
-        (b.digest, b.whole, b.shown),
-        world.flag,
-        world.argument,
-        world.told,
-        world.tryboot,
-    )
+    a, b = (held._replace(tree="", proven=False) for held in (world.a, world.b))
+    here = world.booted is not None
+    return Seen(world.text, world.memory, a, b, world.flag, world.argument, world.told, world.tryboot, here)
 
 
 def _digest(number: int) -> str | None:
@@ -265,7 +264,7 @@ def _entries(memory: Memory | None) -> tuple[Entry, ...]:
                 primary=memory.primary,
                 slots=slots,
                 boot_id=THIS,
-                clocks=STAMP.clocks,
+                clocks=CLOCKS,
             )
         )
     if memory.counted:
@@ -286,7 +285,7 @@ def _memory(entry: Entry, before: Memory | None) -> Memory:
     """What is left of an entry that was appended."""
     trial, first = entry.trial, None
     if entry.repair_reboots:
-        first = before.counted if before is not None and before.counted else THIS
+        first = before.counted if before is not None and before.counted else entry.boot_id
     a, b = (
         Known(known.state, int(known.record_digest or "0", 16), known.geometry is not None)
         for known in (entry.slots[A], entry.slots[B])
@@ -314,36 +313,39 @@ def _tried(trial: Trial) -> Tried:
     )
 
 
-def _reading(slot: Slot, held: tuple[int, bool, bool], memory: Memory | None) -> SlotReading:
-    digest, whole, shown = held
-    known = memory and (memory.a if slot is A else memory.b)
-    hidden = not shown and whole and known is not None and known.state in WHOLE and known.shape
-    visible = shown or hidden
+def _reading(slot: Slot, held: Held, known: Known | None) -> SlotReading:
+    hidden = not held.shown and held.whole and known is not None and known.state in WHOLE and known.shape
+    visible = held.shown or hidden
     return SlotReading(
         partition=NUMBERS[slot],
-        readable=shown,
+        readable=held.shown,
         hidden=hidden,
-        record_digest=_digest(digest) if visible else None,
+        record_digest=_digest(held.digest) if visible else None,
         geometry=SHAPE if visible else None,
+        problem="a file is missing" if held.rotten else "",
     )
 
 
 @functools.cache
 def observed(found: Seen) -> tuple[Observation, Situation]:
-    text = found.text
+    """The observation that a disk and a board of this kind give, and what follows from it."""
+    text, memory, here = found.text, found.memory, found.here
     observation = Observation(
         layout=LAYOUT,
-        booted_here=True,
-        report=BootReport(partition=found.told, tryboot=found.tryboot),
-        boot_id=THIS,
-        flag=found.flag,
+        booted_here=here,
+        report=BootReport(partition=found.told, tryboot=found.tryboot) if here else None,
+        boot_id=THIS if here else None,
+        flag=found.flag if here else None,
         pending_argument=TRYBOOT_ARGUMENT if found.argument else None,
         autoboot_raw=_bytes(text),
         autoboot=None if text is None else Autoboot(primary=text[0], trial=text[1]),
         autoboot_problem="garbage" if text is None else "",
-        journal=Journal(entries=_entries(found.memory), blocks=64),
-        journal_problem="no entry can be read" if found.memory is None else "",
-        slots={A: _reading(A, found.a, found.memory), B: _reading(B, found.b, found.memory)},
+        journal=Journal(entries=_entries(memory), blocks=64),
+        journal_problem="no entry can be read" if memory is None else "",
+        slots={
+            A: _reading(A, found.a, memory.a if memory else None),
+            B: _reading(B, found.b, memory.b if memory else None),
+        },
     )
     return observation, classify(observation)
 
@@ -360,6 +362,10 @@ def _permit(situation: Situation, verb: Verb) -> Permit:
     return permit
 
 
+def _stamp(observation: Observation) -> Stamp:
+    return Stamp(boot_id=observation.boot_id, clocks=CLOCKS if observation.booted_here else None, version="1")
+
+
 def _not_damaged(observation: Observation) -> None:
     if observation.autoboot is None:
         raise Refused("autoboot.txt is damaged")
@@ -369,7 +375,8 @@ def _stage(observation: Observation, situation: Situation, *, again: bool) -> Pl
     _not_damaged(observation)
     permit = _permit(situation, Verb.STAGE)
     slot, primary = situation.inactive, situation.primary
-    if slot is None or primary is None or not observation.slots[primary].readable:
+    way_back = observation.slots[primary] if primary is not None else None
+    if slot is None or way_back is None or not way_back.readable or way_back.problem:
         raise Refused("nowhere to stage to, or no way back")
     reading = observation.slots[slot]
     digest = _digest(NEW)
@@ -378,36 +385,48 @@ def _stage(observation: Observation, situation: Situation, *, again: bool) -> Pl
         digest = reading.record_digest
         if digest is None or situation.states[slot] not in KEPT:
             raise Refused("nothing to stage again")
-        if reading.readable:
+        if reading.readable and not reading.problem:
             if permit is Permit.DISARM_FIRST:
-                return steps.plan_rest(observation, situation, STAMP, attempts=ATTEMPTS)
+                return steps.plan_rest(observation, situation, _stamp(observation), attempts=ATTEMPTS)
             return Plan()
     return steps.plan_stage(
-        observation, situation, STAMP, slot=slot, attempts=ATTEMPTS, record_digest=digest or "", generation=1,
-        volume_id=1, label="BOOT", geometry=SHAPE,
-    )  # fmt: skip
+        observation,
+        situation,
+        _stamp(observation),
+        slot=slot,
+        attempts=ATTEMPTS,
+        record_digest=digest or "",
+        generation=1,
+        volume_id=1,
+        label="BOOT",
+        geometry=SHAPE,
+    )
+
+
+def _state(situation: Situation, slot: Slot) -> SlotState:
+    """With the outcome that nobody noted yet."""
+    state, rule, trial = situation.states[slot], situation.outcome, situation.trial
+    return slot_after(rule, trial, ATTEMPTS, state) if rule and trial and trial.slot is slot else state
 
 
 def _trial(observation: Observation, situation: Situation, *, retry: bool, reboot: bool) -> Plan:
     _not_damaged(observation)
     if _permit(situation, Verb.TRIAL) is Permit.FINISH:
-        return steps.plan_fire(observation, situation, STAMP, reboot=reboot)
+        return steps.plan_fire(observation, situation, _stamp(observation), reboot=reboot)
     slot = situation.inactive
     if slot is None:
         raise Refused("there is no inactive slot")
-    state, rule, trial = situation.states[slot], situation.outcome, situation.trial
-    if rule is not None and trial is not None and trial.slot is slot:
-        state = slot_after(rule, trial, ATTEMPTS, state)
+    state = _state(situation, slot)
     if state not in (SlotState.STAGED, SlotState.GOOD) and not (state is SlotState.FAILED and retry):
         raise Refused(f"it is {state}")
-    return steps.plan_trial(observation, situation, STAMP, slot=slot, attempts=ATTEMPTS, reboot=reboot)
+    return steps.plan_trial(observation, situation, _stamp(observation), slot=slot, attempts=ATTEMPTS, reboot=reboot)
 
 
 def _note(observation: Observation, situation: Situation) -> Plan:
     if situation.phase is Phase.TRIAL:
-        return steps.plan_started(observation, situation, STAMP)
+        return steps.plan_started(observation, situation, _stamp(observation))
     if situation.phase is Phase.SETTLED and observation.autoboot is not None:
-        return steps.plan_rest(observation, situation, STAMP, attempts=ATTEMPTS)
+        return steps.plan_rest(observation, situation, _stamp(observation), attempts=ATTEMPTS)
     return Plan()
 
 
@@ -415,13 +434,13 @@ def _commit(observation: Observation, situation: Situation) -> Plan:
     _not_damaged(observation)
     if _permit(situation, Verb.COMMIT) is Permit.NOTHING:
         return Plan()
-    return steps.plan_commit(observation, situation, STAMP)
+    return steps.plan_commit(observation, situation, _stamp(observation))
 
 
 def _leave(observation: Observation, situation: Situation, *, reboot: bool = True) -> Plan:
     if situation.phase is not Phase.TRIAL:
         return Plan()
-    return steps.plan_leave(observation, situation, STAMP, reason="", reboot=reboot)
+    return steps.plan_leave(observation, situation, _stamp(observation), reason="", reboot=reboot)
 
 
 def _revert(observation: Observation, situation: Situation, *, reboot: bool) -> Plan:
@@ -429,12 +448,12 @@ def _revert(observation: Observation, situation: Situation, *, reboot: bool) -> 
     if permit is Permit.LEAVE:
         return _leave(observation, situation, reboot=reboot)
     if permit is Permit.DISARM:
-        return steps.plan_disarm(observation, situation, STAMP, attempts=ATTEMPTS)
+        return steps.plan_disarm(observation, situation, _stamp(observation), attempts=ATTEMPTS)
     slot = situation.inactive
-    if slot is None or situation.states[slot] is not SlotState.GOOD:
+    if slot is None or _state(situation, slot) is not SlotState.GOOD:
         raise Refused("only a good slot is gone back to")
     _not_damaged(observation)
-    return steps.plan_trial(observation, situation, STAMP, slot=slot, attempts=ATTEMPTS, reboot=reboot)
+    return steps.plan_trial(observation, situation, _stamp(observation), slot=slot, attempts=ATTEMPTS, reboot=reboot)
 
 
 class _Selector:
@@ -471,7 +490,7 @@ class _Caught:
 def _repair(observation: Observation, situation: Situation) -> Plan:
     caught: Any = _Caught()
     disk: Any = _Selector()
-    repair_selector(disk, observation, situation, STAMP, caught, attempts=ATTEMPTS, dry_run=False)
+    repair_selector(disk, observation, situation, _stamp(observation), caught, attempts=ATTEMPTS, dry_run=False)
     return caught.plan  # type: ignore[no-any-return]
 
 
@@ -499,6 +518,8 @@ def planned(name: str, found: Seen) -> Planned | AbbootError:
         plan = PLANNERS[name](*observed(found))
     except AbbootError as error:
         return error
+    except Exception as error:
+        raise Violation(f"G10: {name} raises {type(error).__name__}; {error}") from error
     memory, done = found.memory, []
     for step in plan.steps:
         if isinstance(step, steps.Append):
@@ -553,12 +574,10 @@ def _after(
 
 def after(world: World, kind: ResetKind, argument: str | None = None) -> list[World]:
     """Every world that this reset may end in; the card may be in any of the boards."""
-    a, b = world.a, world.b
-    trees = a.tree if a.shown else "", b.tree if b.shown else ""
     memory = _aged(world.memory) if world.memory is not None else None
     return [
-        World(world.text, memory, a, b, False, False, *boot, None, world.faults)
-        for boot in _after(world.text, *trees, kind, world.flag, argument, world.request)
+        World(world.text, memory, world.a, world.b, False, False, *boot, None, world.faults)
+        for boot in _after(world.text, world.bootable(A), world.bootable(B), kind, world.flag, argument, world.request)
     ]
 
 
@@ -574,6 +593,10 @@ def _aged(memory: Memory) -> Memory:
 # -- running a verb ---------------------------------------------------------------------------------------------------
 
 
+def _is_open(memory: Memory | None) -> bool:
+    return memory is not None and memory.trial is not None and memory.trial.progress in OPEN
+
+
 class Violation(Exception):
     """A guarantee does not hold."""
 
@@ -586,8 +609,9 @@ def demand(holds: bool, guarantee: str, what: str) -> None:
 class Run:
     """One verb from one world: every world in between, and those that it may end in."""
 
-    def __init__(self, world: World, tree: str = "works", *, dead_card: int | None = None) -> None:
+    def __init__(self, world: World, verb: str = "", tree: str = "works", *, dead_card: int | None = None) -> None:
         self.world = world
+        self.verb = verb
         self.tree = tree
         self.between: list[tuple[str, World]] = []
         self.torn: list[tuple[str, World]] = []
@@ -605,7 +629,11 @@ class Run:
         if isinstance(plan, AbbootError):
             self.refused = plan
             return False
-        self.execute(name, plan, committing=committing)
+        try:
+            self.execute(name, plan, committing=committing)
+        except AbbootError as error:
+            self.refused = error
+            return False
         return True
 
     def execute(self, name: str, plan: Planned, *, committing: bool = False) -> None:
@@ -630,8 +658,13 @@ class Run:
                 if trial is not None and trial.progress is TrialProgress.ENDED and (world.flag or world.argument):
                     at_home = world.text is not None and world.text[0] == world.text[1]
                     demand(at_home, "disarm order", "the trial ends while the flag is set")
+                if trial is not None and trial.outcome is Outcome.NOT_REACHED and _is_open(world.memory):
+                    again = entry.slots[trial.slot].state is SlotState.STAGED and trial.attempt >= ATTEMPTS
+                    demand(not again, "G7", "a slot that never comes up stays staged for ever")
                 if entry.transition is Transition.COMMITTING:
                     self._may_commit(memory)
+                if entry.transition is Transition.ARMED:
+                    self._may_arm(entry)
                 self.world = world._replace(memory=memory)
             case steps.SetFlag(value):
                 self.world = world._replace(flag=value)
@@ -654,6 +687,8 @@ class Run:
             case steps.CheckFiles(_verb, slot, digest, _edited):
                 held = world.held(slot)
                 demand(held.whole and _digest(held.digest) == digest, "G6", f"slot {slot} is not what is checked")
+                if held.rotten:
+                    raise VerificationFailed(f"cannot use slot {slot}: a file is missing")
             case steps.Wait():
                 self.world = world._replace(unsettled=None)
             case steps.Reboot(argument):
@@ -679,10 +714,24 @@ class Run:
         demand(trial is not None, "G6", "a commit without a trial")
         assert trial is not None
         demand(trial.progress in OPEN, "G6", "a commit of a trial that is over")
+        demand(trial.progress is not TrialProgress.REVERTING, "G6", "a commit of a trial that is being left")
+        demand(not world.held(trial.slot).rotten, "G6", "a commit of a slot that lost a file")
         demand(world.booted == NUMBERS[trial.slot] and world.tryboot, "G6", "a commit of what is not on trial")
         demand(world.held(trial.slot).digest == trial.digest, "G6", "a commit of another record")
         demand(trial.started in (None, THIS), "G6", "a commit of an earlier boot's trial")
         demand(memory is not None and memory.primary is world.primary, "G1", "the intent names the new primary")
+
+    def _may_arm(self, entry: Entry) -> None:
+        """G7: what failed is tried again only where somebody insists."""
+        world, trial = self.world, entry.trial
+        demand(trial is not None and world.memory is not None, "G7", "an arm without a journal")
+        assert trial is not None
+        assert world.memory is not None
+        known = world.known(trial.slot)
+        demand(_digest(world.held(trial.slot).digest) == trial.record_digest, "G6", "an arm of another record")
+        if self.verb != "retry":
+            state = known.state if known else None
+            demand(state in (SlotState.STAGED, SlotState.GOOD), "G7", f"slot {trial.slot} is armed, and is {state}")
 
     def _switch(self, label: str, before: bytes, after_: bytes, *, committing: bool) -> None:
         world = self.world
@@ -710,7 +759,7 @@ class Run:
         held = world.held(slot)
         digest, tree = (held.digest, held.tree) if self.tree == "again" else (NEW, self.tree)
         epochs: tuple[tuple[str, dict[str, Any]], ...] = (
-            ("invalidated", {"shown": False, "proven": False}),
+            ("invalidated", {"shown": False, "proven": False, "rotten": False}),
             ("half written", {"whole": False, "digest": 0}),
             ("written", {"whole": True, "digest": digest, "tree": tree}),
             ("shown", {"shown": True}),
@@ -723,7 +772,7 @@ class Run:
 _WRITES = (steps.Append, steps.Switch, steps.Hide, steps.Show, steps.WriteSlot)
 _TEXTS = {_bytes((primary, trial)): (primary, trial) for primary in (2, 3) for trial in (2, 3)}
 
-Verbs = Callable[[Run], None]
+Verbs = Callable[[Run], object]
 
 
 def one(name: str) -> Verbs:
@@ -733,14 +782,20 @@ def one(name: str) -> Verbs:
     return act
 
 
-def _committing(run: Run) -> None:
-    run.do("commit", committing=True)
+def _committing(run: Run) -> bool:
+    trial = run.see().phase is Phase.TRIAL
+    done = run.do("commit", committing=True)
+    if trial and done:
+        situation = run.see()
+        settled = situation.phase is Phase.SETTLED and not situation.edited and _at_rest(run.world)
+        demand(settled, "G5", f"a commit leaves something to do; {situation}")
+    return done
 
 
 def _end(run: Run, *, healthy: bool) -> None:
     """A health service: never reboots outside a trial (G7)."""
     trial = run.see().phase is Phase.TRIAL
-    if not (healthy and trial and run.do("commit", committing=True)):
+    if not (healthy and trial and _committing(run)):
         run.do("leave")
     demand(trial or run.rebooted is None, "G7", "health code reboots outside a trial")
 
@@ -751,7 +806,8 @@ def _confirm(run: Run, *, healthy: bool) -> None:
     if situation.phase is not Phase.TRIAL:
         demand(run.rebooted is None, "G7", "confirm reboots outside a trial")
         if situation.phase is Phase.SETTLED and run.world.text is not None:
-            demand(_at_rest(run.world), "disarm", f"confirm leaves it armed, or a slot hidden; {run.world}")
+            rests = _at_rest(run.world) and not situation.edited
+            demand(rests, "disarm", f"confirm leaves it armed, or a slot hidden; {run.world}")
         return
     trial = situation.trial
     _end(run, healthy=healthy and (trial is None or trial.progress is not TrialProgress.REVERTING))
@@ -764,7 +820,7 @@ def _at_rest(world: World) -> bool:
         world.text is not None
         and world.text[0] == world.text[1]
         and not (world.flag or world.argument or hidden)
-        and not (world.memory and world.memory.trial and world.memory.trial.progress in OPEN)
+        and not _is_open(world.memory)
     )
 
 
@@ -785,6 +841,8 @@ VERBS: dict[str, tuple[Verbs, str]] = {
     "revert later": (one("revert later"), ""),
     "repair": (one("repair"), ""),
 }
+#: What can be done to the card in a reader, while no Pi runs from it.
+OFFLINE = ("stage", "stage what the firmware passes by", "stage what hangs", "stage again", "repair")
 #: What a system may run by itself on every boot.
 HEALTH = ("note", "confirm healthy", "confirm unhealthy", "end unhealthy")
 BY_ITSELF = (*HEALTH, "repair")
@@ -792,7 +850,7 @@ BY_ITSELF = (*HEALTH, "repair")
 
 def run(world: World, verb: str, *, dead_card: int | None = None) -> Run:
     act, tree = VERBS[verb]
-    done = Run(world, tree, dead_card=dead_card)
+    done = Run(world, verb, tree, dead_card=dead_card)
     act(done)
     return done
 
@@ -816,6 +874,10 @@ def happenings(world: World) -> Iterator[tuple[str, list[World]]]:
     for name, (kind, argument) in RESETS.items():
         if world.booted is not None or kind is ResetKind.POWER_CUT or kind is ResetKind.WATCHDOG:
             yield name, after(world, kind, argument)
+    if world.booted is not None:
+        memory = _aged(world.memory) if world.memory is not None else None
+        dark = World(world.text, memory, world.a, world.b, False, False, None, None, False, 0, None, world.faults)
+        yield "power off", [dark]
     if world.booted is not None and world.argument:
         yield "reboot as pending", after(world, ResetKind.REBOOT, TRYBOOT_ARGUMENT)
     if world.unsettled is not None:
@@ -831,6 +893,8 @@ def happenings(world: World) -> Iterator[tuple[str, list[World]]]:
             if held.proven and held.whole and held.shown and (known is None or known.state in WHOLE):
                 number = NUMBERS[slot]
                 yield f"somebody edits autoboot.txt: {slot}", [left._replace(text=(number, number))]
+            if held.whole and held.shown and not held.rotten:
+                yield f"slot {slot} loses a file", [left.with_slot(slot, rotten=True)]
         if world.memory is not None:
             yield "the journal is lost", [left._replace(memory=None, unsettled=None)]
 
@@ -838,10 +902,8 @@ def happenings(world: World) -> Iterator[tuple[str, list[World]]]:
 def successors(world: World) -> Iterator[tuple[str, list[World]]]:
     """Everything that can happen next.  Raises :class:`Violation`."""
     yield from happenings(world)
-    if world.booted is None:
-        return
     left: set[tuple[World, bool]] = set()  # what verbs have in common is cut once
-    for verb in VERBS:
+    for verb in VERBS if world.booted is not None else OFFLINE:
         done = run(world, verb)
         if done.changes == 0:
             continue
@@ -882,14 +944,16 @@ def _by_flag(text: Text | None, a: str, b: str) -> frozenset[int | None]:
 
 def check(world: World) -> None:
     """Raises :class:`Violation`."""
-    a, b = world.a.tree if world.a.shown else "", world.b.tree if world.b.shown else ""
+    a, b = world.bootable(A), world.bootable(B)
+    dead = any(held.rotten for held in (world.a, world.b))  # then the walk may reach any slot that is whole (H-19)
     for partition, tells in _cold(world.text, a, b):
         if partition is None:
             # Of garbage a bootloader from before 2025-02 may make nothing at all; nobody measured it (H-15).
-            demand(world.text is None and not tells, "G1", "a cold boot reaches nothing")
+            demand(dead or (world.text is None and not tells), "G1", "a cold boot reaches nothing")
             continue
         held = world.held(SLOTS[partition]) if partition in SLOTS else None
-        demand(held is not None and held.proven and held.whole, "G1", f"a cold boot reaches partition {partition}")
+        reached = held is not None and held.whole and (held.proven or dead)
+        demand(reached, "G1", f"a cold boot reaches partition {partition}")
     for slot in Slot:
         held = world.held(slot)
         demand(held.whole or not held.shown, "G2", f"slot {slot} is not whole, and has its boot sector")
@@ -906,7 +970,7 @@ def _armed_or_proven(world: World, slot: Slot) -> bool:
     """abboot set the flag: what it reaches is the armed record, or a slot that may boot anyway."""
     held, trial = world.held(slot), world.memory.trial if world.memory else None
     armed = trial is not None and trial.progress in OPEN and trial.slot is slot and trial.digest == held.digest
-    return held.whole and (held.proven or armed)
+    return held.whole and (held.proven or armed or world.a.rotten or world.b.rotten)
 
 
 # -- the way on from every state --------------------------------------------------------------------------------------
@@ -1003,10 +1067,10 @@ class Search:
             return
         self.came[world] = (parent, label)
         self._frontier.append(world)
-        self.phases[observed(seen(world))[1].phase if world.booted is not None else "dark"] += 1
+        self.phases[observed(seen(world))[1].phase] += 1
         try:
             check(world)
-            if self._converge:
+            if self._converge and not (world.a.rotten or world.b.rotten):
                 for cold in after(world, ResetKind.POWER_CUT):
                     problem = converges(canonical(cold))
                     demand(not problem or (cold.booted is None and world.text is None), "convergence", problem)

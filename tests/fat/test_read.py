@@ -367,7 +367,7 @@ def test_two_files_that_answer_to_one_name_are_not_guessed_between() -> None:
 
 
 def test_an_alias_that_is_another_files_name_is_not_guessed_between() -> None:
-    crafted = Crafted()  # as pyfatfs writes foo.dtbo and foo.dtb (fat-findings B10)
+    crafted = Crafted()  # as pyfatfs writes foo.dtbo and foo.dtb
     crafted.root(
         *long_entries("foo.dtbo", b"FOO     DTB"), short_entry(b"FOO     DTB"),
         *long_entries("foo.dtb", b"FOO~1   DTB"), short_entry(b"FOO~1   DTB"),
