@@ -982,6 +982,23 @@ def test_out_of_foreign_leads_a_plain_reboot_or_one_repair(way: str) -> None:
 # -- revert ---------------------------------------------------------------------------------------------------------
 
 
+def test_going_back_counts_an_outcome_that_nobody_noted_yet() -> None:
+    """The flag fired and the firmware did not load the slot: it is good in the journal, and no way back."""
+    pi = committed()
+    pi.manager().revert(reboot=False)
+    number, _size = NUMBERS[A], pi.card.place(NUMBERS[A])
+    start = pi.card.place(number)[0]
+    boot_sector = bytes(pi.card.image[start : start + 512])
+    pi.card.image[start : start + 512] = bytes(512)
+    pi.reboot()
+    pi.card.image[start : start + 512] = boot_sector
+    assert (pi.boot.partition, pi.boot.tryboot) == (3, True)
+    assert state_of(pi, A) is SlotState.GOOD
+
+    with pytest.raises(Refused, match="slot a is failed"):
+        pi.manager().revert()
+
+
 @pytest.mark.parametrize("primary", Slot)
 def test_leaving_a_trial_boots_the_primary_and_tells_why(primary: Slot) -> None:
     pi = on_trial(primary)
@@ -1368,6 +1385,16 @@ def test_a_repair_does_not_follow_a_stray_flag() -> None:
     pi.manager().repair()
 
     assert (pi.boot.partition, pi.boot.tryboot) == (2, False)
+
+
+def test_a_repair_clears_the_flag_of_an_arm_that_nobody_remembers() -> None:
+    pi = armed()
+    wipe_journal(pi, 64)
+
+    done = pi.manager().repair()
+
+    assert done.steps[0] == "clear the tryboot flag"
+    assert (pi.state.flag, pi.state.argument) == (False, None)
 
 
 def test_a_lost_journal_is_started_again_and_invents_nothing() -> None:

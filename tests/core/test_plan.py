@@ -37,7 +37,9 @@ from abboot.core.plan import (
     plan_stage,
     plan_started,
     plan_trial,
+    slot_to_hide,
 )
+from abboot.core.protocols import BootReport
 from abboot.core.states import Observation, classify
 from abboot.core.words import Outcome, Phase, Slot, SlotState, Transition, TrialProgress
 from abboot.errors import AbbootError, Damaged, Refused
@@ -353,6 +355,30 @@ def test_a_switch_of_an_earlier_boot_needs_no_waiting() -> None:
     assert not [step for step in stage(observed(newest=newest)).steps if isinstance(step, Wait)]
 
 
+def test_hiding_the_old_primary_waits_as_a_stage_does() -> None:
+    """A card that loses the commit falls back to it: without its boot sector some boards boot nothing then."""
+    found = mirrored(observed(newest=written(Transition.COMMITTED, 97.0)))
+
+    plan = [type(step) for step in try_(found).steps]
+
+    assert plan.index(Wait) == plan.index(Hide) - 1
+    assert Wait not in [type(step) for step in try_(observed(newest=written(Transition.COMMITTED, 97.0))).steps]
+
+
+def test_one_wait_is_enough_for_a_stage_that_disarms() -> None:
+    newest = entry(
+        transition=Transition.COMMITTED,
+        boot_id=THIS_BOOT,
+        clocks=Clocks(realtime_s=0.0, boottime_s=100.0),
+        trial=trial_of(armed_boot_id=THIS_BOOT),
+    )
+    found = mirrored(attrs.evolve(ARMED, journal=Journal(entries=(newest,))))
+
+    waits = [step.seconds for step in stage(found).steps if isinstance(step, Wait)]
+
+    assert waits == [5.0]
+
+
 # -- lost and damaged -----------------------------------------------------------------------------------------------
 
 
@@ -540,3 +566,33 @@ def test_a_commit_cut_after_any_step_ends_as_the_whole_one_does(begin: Observati
             again = done(after, rest(after))
         assert (classify(again).phase, classify(again).primary) == (whole.phase, whole.primary)
         assert classify(again).states == whole.states
+
+
+def test_nothing_is_hidden_where_nobody_can_tell_what_is_booted() -> None:
+    """G4: the slot below the primary may be the one that runs (H-07)."""
+    found = mirrored(SETTLED)
+    untold = attrs.evolve(found, report=BootReport(partition=0, tryboot=False))
+
+    assert slot_to_hide(classify(found), found, B) is A
+    assert slot_to_hide(classify(untold), untold, B) is None
+    offline = attrs.evolve(untold, booted_here=False, report=None)
+    assert slot_to_hide(classify(offline), offline, B) is A
+
+
+def test_an_open_trial_of_what_is_the_primary_now_is_over() -> None:
+    """A card that lost a commit, and a repair that took what the file says."""
+    newest = entry(trial=trial_of(slot=A))
+
+    appended = [step.entry for step in rest(observed(newest=newest)).steps if isinstance(step, Append)]
+
+    assert [(one.trial.progress, one.trial.outcome) for one in appended if one.trial] == [
+        (TrialProgress.ENDED, Outcome.DISARMED)
+    ]
+
+
+def test_a_commit_stamps_the_boot_that_was_the_trial() -> None:
+    """Also where nobody did before: an arm is for one boot."""
+    intent = next(step.entry for step in commit(TRIAL).steps if isinstance(step, Append))
+
+    assert intent.trial is not None
+    assert intent.trial.started_boot_id == THIS_BOOT
