@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -50,14 +50,7 @@ def fetch_kernel(folder: Path) -> Kernel:
     Raises:
         GuestError: it cannot be fetched.
     """
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-        try:
-            _unpack(work)
-            work.rename(folder)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+    fetch_packages(folder, PACKAGES, _place)
     (image,) = folder.glob("vmlinuz-*")
     return Kernel(
         image=image,
@@ -66,11 +59,30 @@ def fetch_kernel(folder: Path) -> Kernel:
     )
 
 
-def _unpack(folder: Path) -> None:
-    (folder / "modules").mkdir()
+def fetch_packages(folder: Path, packages: Sequence[str], place: Callable[[str], str]) -> None:
+    """Unpack files of Debian's arm64 packages, and of what these depend on, into ``folder``, unless it is there.
+
+    Args:
+        place: where a regular file of the packages (``./usr/bin/python3``) goes in the folder; ``""``: nowhere.
+
+    Raises:
+        GuestError: they cannot be fetched; there is no folder then.
+    """
+    if folder.exists():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        _unpack(work, packages, place)
+        work.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _unpack(folder: Path, packages: Sequence[str], place: Callable[[str], str]) -> None:
     log = folder / "log"
     command = ["mmdebstrap", "--mode=chrootless", "--skip=check/qemu,check/chrootless", "--variant=extract"]
-    command += ["--format=tar", "--architectures=arm64", f"--include={','.join(PACKAGES)}", SUITE, "-"]
+    command += ["--format=tar", "--architectures=arm64", f"--include={','.join(packages)}", SUITE, "-"]
     # A session of its own, because a mmdebstrap that fails sends SIGHUP to its whole process group.
     with (
         log.open("wb") as errors,
@@ -80,8 +92,9 @@ def _unpack(folder: Path) -> None:
         try:
             with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
                 for member in archive:
-                    path = folder / name if (name := _place(member.name)) and member.isfile() else None
+                    path = folder / name if member.isfile() and (name := place(member.name)) else None
                     if path and (data := archive.extractfile(member)):
+                        path.parent.mkdir(parents=True, exist_ok=True)
                         with path.open("wb") as file:
                             shutil.copyfileobj(data, file)
         except tarfile.TarError as error:
@@ -89,7 +102,7 @@ def _unpack(folder: Path) -> None:
     if process.returncode or broken:
         said = log.read_text(errors="replace")
         reasons = re.findall(r"^(?:E:|Err:).*", said, re.MULTILINE) or [broken, said[-2000:]]
-        raise GuestError("\n".join(["cannot fetch the guest's kernel: mmdebstrap failed", *reasons]))
+        raise GuestError("\n".join([f"cannot fetch {', '.join(packages)} for the guest: mmdebstrap failed", *reasons]))
     log.unlink()
 
 
@@ -110,6 +123,7 @@ def run_guest(
     files: Mapping[str, bytes],
     kept: Path,
     timeout_s: float,
+    recordings: Mapping[str, Path] | None = None,
 ) -> str:
     """Boot, run ``task``, power off; returns what the task printed.
 
@@ -121,6 +135,8 @@ def run_guest(
         files: more files for the guest, by their path from its root.
         kept: a folder for ``console.txt``, where the kernel writes, and ``task.txt``, what the task printed.
         timeout_s: the guest is killed after so many seconds.
+        recordings: serial number to a file for what is written to that disk, and in which order: a log in the format of
+            the kernel's dm-log-writes, which :mod:`tests.crashlab.logwrites` reads.  Begun anew.
 
     Raises:
         GuestError: the guest did not come to its end in time, or the task failed; with the last lines of both.
@@ -137,7 +153,17 @@ def run_guest(
     # panic=-1: a guest that panics ends at once.
     command += ["-kernel", str(kernel.image), "-append", "console=ttyAMA0 quiet loglevel=1 panic=-1"]
     for index, (serial, image) in enumerate(disks.items()):
-        command += ["-drive", f"file={image},format=raw,if=none,id=disk{index}"]
+        log = (recordings or {}).get(serial)
+        if log is None:
+            command += ["-drive", f"file={image},format=raw,if=none,id=disk{index}"]
+        else:
+            log.write_bytes(b"")
+            for node in (
+                f"driver=raw,node-name=image{index},file.driver=file,file.filename={image}",
+                f"driver=file,node-name=log{index},filename={log}",
+                f"driver=blklogwrites,node-name=disk{index},file=image{index},log=log{index},log-sector-size=512",
+            ):
+                command += ["-blockdev", node]
         command += ["-device", f"virtio-blk-pci,drive=disk{index},serial={serial}"]
     initramfs = kept / "initramfs"
     initramfs.write_bytes(_initramfs(kernel, task, modules, files))
@@ -175,39 +201,47 @@ def _text(file: Path) -> str:
 
 
 def _initramfs(kernel: Kernel, task: Path, modules: Sequence[str], files: Mapping[str, bytes]) -> bytes:
-    ordered = list(_in_order(kernel, modules))
+    ordered = list(modules_in_order(kernel.modules, modules))
     content = {
         "init": (HERE / "init.sh").read_bytes(),
         "task": task.read_bytes(),
         "bin/busybox": kernel.busybox.read_bytes(),
-        "modules/order": "".join(f"{name}\n" for name in ordered).encode(),
-        # The kernel may not know xz; busybox's insmod does not.
-        **{f"modules/{name}.ko": lzma.decompress(kernel.modules[name].read_bytes()) for name in ordered},
+        "modules/order": "".join(f"{name}\n" for name, _data in ordered).encode(),
+        **{f"modules/{name}.ko": data for name, data in ordered},
         **files,
     }
-    return _cpio(content, folders=("dev", "mnt", "proc", "sys", "tmp"))
+    return cpio(content, folders=("dev", "mnt", "proc", "sys", "tmp"))
 
 
-def _in_order(kernel: Kernel, modules: Iterable[str]) -> Iterable[str]:
-    """Each module behind those that it depends on: a module says so itself (modinfo's "depends")."""
+def modules_in_order(modules: Mapping[str, Path], wanted: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    """Each wanted module and what it needs, behind those that it depends on: it says so itself (modinfo's "depends").
+
+    Without compression: the kernel may not know xz; busybox's insmod does not.
+
+    Raises:
+        GuestError: there is no such module.
+    """
     seen: set[str] = set()
 
-    def visit(name: str) -> Iterable[str]:
+    def visit(name: str) -> Iterator[tuple[str, bytes]]:
         if name in seen:
             return
         seen.add(name)
-        if name not in kernel.modules:
-            raise GuestError(f"cannot make the guest: {kernel.release} has no module {name}")
-        found = re.search(rb"\0depends=([^\0]*)\0", lzma.decompress(kernel.modules[name].read_bytes()))
+        if name not in modules:
+            raise GuestError(f"cannot make the guest: its kernel has no module {name}")
+        data = modules[name].read_bytes()
+        if modules[name].suffix == ".xz":
+            data = lzma.decompress(data)
+        found = re.search(rb"\0depends=([^\0]*)\0", data)
         for other in filter(None, found[1].decode().split(",") if found else ()):
             yield from visit(other.replace("-", "_"))
-        yield name
+        yield name, data
 
-    for module in modules:
+    for module in wanted:
         yield from visit(module)
 
 
-def _cpio(files: Mapping[str, bytes], folders: Iterable[str]) -> bytes:
+def cpio(files: Mapping[str, bytes], folders: Iterable[str]) -> bytes:
     """An archive in the "newc" format (Linux, Documentation/driver-api/early-userspace/buffer-format.rst)."""
     needed = {parent.as_posix() for path in files for parent in Path(path).parents} - {"."}
     entries = [(path, 0o040755, b"") for path in sorted({*folders, *needed})]
