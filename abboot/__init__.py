@@ -19,8 +19,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from abboot import health, image, simulator
-    from abboot.config import Config, load_config
+    from abboot import forklift, health, image, simulator
+    from abboot.config import Config
+    from abboot.config_file import load_config
     from abboot.core.words import Outcome, Phase, Slot, SlotState
     from abboot.errors import (
         AbbootError,
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
         Refused,
         VerificationFailed,
     )
-    from abboot.manager import BootManager, Change, Confirmation, Staged
+    from abboot.manager import BootManager
     from abboot.progress import Progress
     from abboot.repair import Repair
+    from abboot.results import Change, Confirmation, Staged
     from abboot.status import Status
     from abboot.verify import Verification
     from abboot.version import VERSION as __version__  # noqa: N811
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     # doing
     "BootManager",
+    "forklift",
     "health",
     "image",
     "simulator",
@@ -77,15 +80,15 @@ __all__ = [
 
 _HOMES = {
     "BootManager": "manager",
-    "Change": "manager",
-    "Confirmation": "manager",
-    "Staged": "manager",
+    "Change": "results",
+    "Confirmation": "results",
+    "Staged": "results",
     "Progress": "progress",
     "Repair": "repair",
     "Status": "status",
     "Verification": "verify",
     "Config": "config",
-    "load_config": "config",
+    "load_config": "config_file",
     **dict.fromkeys(("Outcome", "Phase", "Slot", "SlotState"), "core.words"),
 }
 
@@ -95,7 +98,7 @@ def __getattr__(name: str) -> Any:
 
     if name not in __all__:
         raise AttributeError(f"module 'abboot' has no attribute {name!r}")
-    if name in ("health", "image", "simulator"):
+    if name in ("forklift", "health", "image", "simulator"):
         return import_module(f"abboot.{name}")
     if name == "__version__":
         return import_module("abboot.version").VERSION

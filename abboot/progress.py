@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
+from abboot.core.value import Value
+
 Step = Callable[[int, int, str], None]
 """``step(done_bytes, total_bytes, path)``"""
 
 
-@attrs.frozen(kw_only=True)
-class Progress:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Progress(Value):
     """Where one activity is; each begins at nothing.  An operation has several, one after the other.
 
     Args:

@@ -24,6 +24,7 @@ from abboot.core.autoboot import Autoboot, parse_autoboot
 from abboot.core.journal import Entry, Journal, read_journal
 from abboot.core.partition_table import Partition
 from abboot.core.protocols import BlockDevice, Disk, Mount, Volume
+from abboot.core.value import Value
 from abboot.errors import Damaged, NewerFormat, Refused, VerificationFailed
 
 AUTOBOOT = "autoboot.txt"
@@ -31,8 +32,8 @@ JOURNAL = journal_format.FILE_NAME
 _JOURNAL_LIMIT = 16 << 20  # bytes; a bound for hostile volumes, sixty times the size that we make
 
 
-@attrs.frozen(kw_only=True)
-class SelectorReading:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class SelectorReading(Value):
     """What the selector holds: raw bytes where there are any, meanings where they have one, problems where not."""
 
     raw: bytes | None = None

@@ -13,7 +13,6 @@ Rules:
 from __future__ import annotations
 
 import errno
-import hashlib
 import itertools
 import os
 import stat
@@ -24,8 +23,9 @@ import attrs
 
 from abboot.core.record import Manifest
 from abboot.core.tree import MAX_DEPTH, MAX_FILES, fold, is_reserved, shown
+from abboot.core.value import Value
 from abboot.errors import AbbootError, InvalidTree
-from abboot.fat.ahead import ahead, batches
+from abboot.fat.digest import digest_files
 
 if TYPE_CHECKING:
     from abboot.core.protocols import Volume
@@ -38,8 +38,8 @@ Progress = Callable[[int, int, str], None]
 """``progress(done_bytes, total_bytes, path)``"""
 
 
-@attrs.frozen(kw_only=True)
-class SourceFile:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class SourceFile(Value):
     """One file of a tree to be.
 
     Args:
@@ -65,8 +65,8 @@ class MemoryFile(SourceFile):
         super().__init__(path=path, size=len(data), chunks=lambda: iter((data,)), origin=origin)
 
 
-@attrs.frozen
-class _Identity:
+@attrs.frozen(eq=False, repr=False)
+class _Identity(Value):
     """What tells that a file is still the one that was scanned."""
 
     device: int
@@ -85,10 +85,14 @@ class FolderSource:
     Args:
         folder: its path; it may be a symbolic link, nothing in it may.
         origin: what the record calls it; the path by default.
+        may_be_empty: no file at all is an answer, and no error.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], origin: str | None = None) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], origin: str | None = None, *, may_be_empty: bool = False
+    ) -> None:
         self._folder = os.fspath(folder)
+        self._may_be_empty = may_be_empty
         self._origin = self._folder if origin is None else origin
 
     def scan(self) -> tuple[SourceFile, ...]:
@@ -109,7 +113,7 @@ class FolderSource:
             files.append(file)
             if len(files) > MAX_FILES:
                 raise self._no_tree(f"it has more than {MAX_FILES} files")
-        if not files:
+        if not files and not self._may_be_empty:
             raise self._no_tree("it has no file")
         return tuple(sorted(files, key=lambda file: file.path))
 
@@ -200,34 +204,25 @@ def digest_all(files: Iterable[SourceFile], progress: Progress | None = None) ->
         AbbootError: a file cannot be read, or is not as long as it was when it was scanned.
     """
     files = tuple(files)
-    total = sum(file.size for file in files)
-    done = 0
-    digests = [hashlib.sha256() for _ in files]
-    with ahead(batches(_pieces(files))) as read:
-        for batch in read:
-            for index, chunk in batch:
-                digests[index].update(chunk)
-                done += len(chunk)
-                if progress is not None:
-                    progress(done, total, files[index].path)
-    entries = [(file.path, digest.hexdigest()) for file, digest in zip(files, digests, strict=True)]
+    named = [(file.path, file.size) for file in files]
+    digests = digest_files(named, lambda index: _whole(files[index]), progress)
+    entries = [(path, digest) for (path, _size), digest in zip(named, digests, strict=True)]
     try:
         return Manifest(entries=entries)
     except ValueError as error:
         raise InvalidTree(f"cannot list the tree: {error}") from error
 
 
-def _pieces(files: Sequence[SourceFile]) -> Iterator[tuple[int, bytes]]:
-    """What the files hold, each piece with the index of its file."""
-    for index, file in enumerate(files):
-        size = 0
-        for chunk in file.chunks():
-            size += len(chunk)
-            if size > file.size:
-                break  # a file that grows without end must not keep us here
-            yield index, chunk
-        if size != file.size:
-            raise _changed(f"{file.path} of {file.origin}")
+def _whole(file: SourceFile) -> Iterator[bytes]:
+    """What ``file`` holds, if it is as long as it was when it was scanned."""
+    size = 0
+    for chunk in file.chunks():
+        size += len(chunk)
+        if size > file.size:
+            break  # a file that grows without end must not keep us here
+        yield chunk
+    if size != file.size:
+        raise _changed(f"{file.path} of {file.origin}")
 
 
 # -- files of this system -----------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from abboot.core.protocols import BlockDevice
 from abboot.core.record import Manifest, Record
 from abboot.core.states import SlotReading
 from abboot.core.tree import check_tree, warn_tree
+from abboot.core.value import Value
 from abboot.core.words import Slot
 from abboot.errors import AbbootError, Damaged, VerificationFailed
 from abboot.fat.check import check_files
@@ -30,8 +31,21 @@ if TYPE_CHECKING:
     from abboot.fat.volume import Held
 
 
-@attrs.frozen(kw_only=True)
-class Prepared:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Extra(Value):
+    """What an adapter puts beside the tree.
+
+    Args:
+        forklift: ``Record.forklift``.
+        files: path below ``abboot/`` to content.  The digest of each has to be in the record: it names this staging.
+    """
+
+    forklift: Mapping[str, Any] | None = None
+    files: Mapping[str, bytes] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Prepared(Value):
     """A stage that is ready to be written onto ``device``."""
 
     slot: Slot
@@ -44,6 +58,7 @@ class Prepared:
     files: tuple[SourceFile, ...]
     warnings: tuple[str, ...]
     before: Geometry | None = None  # of the volume that is there now
+    extra: Extra = Extra()
 
     @property
     def record_digest(self) -> str:
@@ -112,7 +127,7 @@ class Prepared:
                 )
 
     def _own_files(self) -> dict[str, bytes]:
-        return {records.MANIFEST_PATH: self.manifest.render(), records.RECORD_PATH: self.record_data}
+        return _own_files(self.manifest, self.record_data, self.extra)
 
 
 def prepare(
@@ -127,6 +142,7 @@ def prepare(
     version: str,
     label: str = "",
     annotations: Mapping[str, str] | None = None,
+    extra: Extra | None = None,
     sources: Sequence[str] = (),
     progress: Meter = SILENT,
 ) -> Prepared:
@@ -144,6 +160,7 @@ def prepare(
         version: of abboot, for the record.
         label: free text for people.
         annotations: free keys for programs.
+        extra: what an adapter puts beside the tree.
         sources: what was taken from where; shortened where the record has no room for it.
         progress: told about reading and comparing.
 
@@ -153,12 +170,13 @@ def prepare(
     """
     check_tree([(file.path, file.size) for file in files], available=None)
     manifest = digest_all(files, progress.begin("reading", (file.path for file in files)))
+    extra = extra or Extra()
     old = reading.record
     same = (
         keep
         and old is not None
-        and (old.slot, old.tree_digest, old.label, dict(old.annotations))
-        == (slot, manifest.digest, label, dict(annotations or {}))
+        and (old.slot, old.tree_digest, old.label, dict(old.annotations), old.forklift)
+        == (slot, manifest.digest, label, dict(annotations or {}), extra.forklift)
     )
     record = (
         old
@@ -171,12 +189,10 @@ def prepare(
             label=label,
             tree_digest=manifest.digest,
             annotations=dict(annotations or {}),
+            forklift=extra.forklift,
         )
     )
-    own = [
-        MemoryFile(records.MANIFEST_PATH, manifest.render(), "abboot"),
-        MemoryFile(records.RECORD_PATH, record.render(), "abboot"),
-    ]
+    own = [MemoryFile(path, data, "abboot") for path, data in _own_files(manifest, record.render(), extra).items()]
     contents = [Content(path=file.path, size=file.size, chunks=file.chunks) for file in (*files, *own)]
     before = Geometry.from_json(dict(reading.geometry)) if reading.geometry is not None else None
     held = _held(device)
@@ -195,7 +211,12 @@ def prepare(
         files=files,
         warnings=warn_tree({file.path: file.size for file in files}, boot_texts(files)),
         before=before,
+        extra=extra,
     )
+
+
+def _own_files(manifest: Manifest, record_data: bytes, extra: Extra) -> dict[str, bytes]:
+    return {records.MANIFEST_PATH: manifest.render(), records.RECORD_PATH: record_data, **extra.files}
 
 
 def _record(sources: Sequence[str], **fields: Any) -> Record:

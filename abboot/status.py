@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from abboot.core.journal import Entry, Trial
 from abboot.core.record import Record
-from abboot.core.states import Observation, OutcomeRule, Situation
+from abboot.core.states import OUTCOMES, Observation, OutcomeRule, Situation
+from abboot.core.value import Value
 from abboot.core.words import Outcome, Phase, Slot, SlotState, TrialProgress
+
+if TYPE_CHECKING:
+    from abboot.core.protocols import Disk
 
 SCHEMA = 1  # of the JSON form; a new key does not raise it, a changed one does
 
 
-@attrs.frozen(kw_only=True)
-class SlotStatus:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class SlotStatus(Value):
     """One slot."""
 
     slot: Slot
@@ -28,8 +32,8 @@ class SlotStatus:
     generation: int | None
 
 
-@attrs.frozen(kw_only=True)
-class LastTrial:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class LastTrial(Value):
     """The last trial and how it ended; ``outcome`` is ``None`` while it is open."""
 
     slot: Slot
@@ -42,8 +46,8 @@ class LastTrial:
     reason: str
 
 
-@attrs.frozen(kw_only=True)
-class Forecast:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Forecast(Value):
     """What the firmware would boot after a power cut now."""
 
     partition: int | None
@@ -52,8 +56,8 @@ class Forecast:
     why: tuple[str, ...]
 
 
-@attrs.frozen(kw_only=True)
-class Status:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Status(Value):
     """Everything a person or a program asks first."""
 
     disk: str
@@ -70,6 +74,7 @@ class Status:
     power_cut: Forecast | None
     next: str
     notes: tuple[str, ...]
+    evidence: str | None = None  # the folder with what was kept of the last trial, if it failed
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form: lower-case words, no Python types."""
@@ -99,6 +104,7 @@ class Status:
             "power_cut": None if self.power_cut is None else _plain(self.power_cut),
             "next": self.next,
             "notes": list(self.notes),
+            "evidence": self.evidence,
         }
 
 
@@ -153,9 +159,7 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
     }
 
 
-def last_trial(
-    trial: Trial | None, rule: OutcomeRule | None, phase: Phase, meanings: Mapping[Outcome, str]
-) -> LastTrial | None:
+def _last_trial(trial: Trial | None, rule: OutcomeRule | None, phase: Phase) -> LastTrial | None:
     """The last trial as status shows it: an outcome that nobody journalled yet is shown all the same."""
     if trial is None:
         return None
@@ -165,7 +169,7 @@ def last_trial(
             phase, "open"
         )
     else:
-        meaning = meanings[outcome]
+        meaning = next(rule.meaning for rule in OUTCOMES if rule.outcome is outcome)
     return LastTrial(
         slot=trial.slot,
         record_digest=trial.record_digest,
@@ -178,7 +182,7 @@ def last_trial(
     )
 
 
-def next_step(observation: Observation, situation: Situation) -> str:
+def _next_step(observation: Observation, situation: Situation) -> str:
     """What a person would do next, one sentence."""
     inactive = situation.inactive
     match situation.phase:
@@ -225,3 +229,56 @@ def _plain_item(item: Any) -> Any:
     if isinstance(item, str):
         return str(item)
     return list(item) if isinstance(item, tuple) else item
+
+
+def describe(disk: Disk, observation: Observation, situation: Situation, *, evidence: str | None = None) -> Status:
+    """The status of ``disk``, from what was observed and concluded; the forecast reads some files of the slots."""
+    slots = {}
+    for slot in Slot:
+        reading = observation.slots[slot]
+        slots[slot] = SlotStatus(
+            slot=slot,
+            partition=reading.partition,
+            state=situation.states[slot],
+            label=reading.record.label if reading.record else "",
+            record=reading.record,
+            record_digest=reading.record_digest,
+            generation=reading.record.generation if reading.record else None,
+        )
+    return Status(
+        disk=disk.name,
+        model=observation.report.model if observation.report else None,
+        phase=situation.phase,
+        reason=situation.reason,
+        booted=situation.booted,
+        booted_partition=situation.booted_partition,
+        primary=situation.primary,
+        armed=situation.armed,
+        flag=observation.flag,
+        last_trial=_last_trial(situation.trial, situation.outcome, situation.phase),
+        slots=slots,
+        power_cut=_forecast(disk, observation),
+        next=_next_step(observation, situation),
+        notes=(*observation.layout.notes, *situation.notes),
+        evidence=evidence,
+    )
+
+
+def _forecast(disk: Disk, observation: Observation) -> Forecast:
+    """What a power cut now would boot, by the firmware model."""
+    from abboot.card import card_view, likely_board
+    from abboot.core.firmware import ResetKind, after_reset, next_boot
+
+    board = likely_board(observation.report)
+    card = card_view(disk, observation.layout.table, observation.autoboot_raw, board)
+    boots = [
+        boot
+        for reset in after_reset(board, ResetKind.POWER_CUT, flag=bool(observation.flag))
+        for boot in next_boot(board, card, reset)
+    ]
+    return Forecast(
+        partition=boots[0].partition,
+        slot=observation.layout.slot_of(boots[0].partition),
+        certain=len(boots) == 1,
+        why=boots[0].why,
+    )

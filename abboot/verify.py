@@ -12,6 +12,7 @@ from abboot.core.protocols import Disk, Volume
 from abboot.core.record import Manifest, parse_manifest
 from abboot.core.states import Observation
 from abboot.core.tree import RESERVED_DIRECTORY
+from abboot.core.value import Value
 from abboot.core.words import Slot
 from abboot.errors import Damaged, Refused
 from abboot.fat.check import check_files
@@ -19,8 +20,8 @@ from abboot.progress import SILENT, Meter
 from abboot.selector import open_for_reading
 
 
-@attrs.frozen(kw_only=True)
-class Verification:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Verification(Value):
     """How a slot differs from what was staged on it; each a sorted tuple of paths.
 
     ``changed`` counts files whose content differs.  A file whose name changed its case is missing and extra.

@@ -15,7 +15,8 @@ from abboot.core.record import RECORD_MAX_SIZE
 from abboot.core.snippets import BEGIN, END
 from abboot.errors import AbbootError, InvalidTree
 from abboot.gather import TEXT_LIMIT, with_snippets
-from abboot.manager import BootManager, Staged
+from abboot.manager import BootManager
+from abboot.results import Staged
 from abboot.simulator import SimulatedPi
 from abboot.sources import FolderSource, MemoryFile
 from tests.cards import CONFIG, NUMBERS, CardDisk, make_card, tree_files, write_tree

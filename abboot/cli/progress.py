@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from typing import TYPE_CHECKING
 
 from abboot.cli.render import one_line, size
+from abboot.cli.terminal import terminal_width
 
 if TYPE_CHECKING:
     from abboot.progress import Progress
@@ -44,7 +44,7 @@ class ProgressBar:
             f"{progress.files_done}/{progress.files_total} {one_line(progress.path)}",
         ]
         # The last column stays free: a terminal wraps after it.
-        self._draw("  ".join(parts)[: shutil.get_terminal_size().columns - 1])
+        self._draw("  ".join(parts)[: terminal_width() - 1])
 
     def clear(self) -> None:
         if self._line:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
 import attrs
+
+from abboot.cli.terminal import terminal_width
+from abboot.core.value import Value
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 
@@ -40,8 +42,8 @@ _LEAST_WIDTH = 24  # columns of text; on a narrower terminal the terminal wraps
 _BELOW = "      "
 
 
-@attrs.frozen
-class Style:
+@attrs.frozen(eq=False, repr=False)
+class Style(Value):
     """How to draw: with colour or without, and how wide (``None``: lines as long as they are, for pipes)."""
 
     colour: bool = False
@@ -73,7 +75,7 @@ def style_for(stream: TextIO, environment: Mapping[str, str]) -> Style:
     if not stream.isatty():
         return Style()
     plain = bool(environment.get("NO_COLOR")) or environment.get("TERM") == "dumb"
-    return Style(colour=not plain, width=shutil.get_terminal_size().columns)
+    return Style(colour=not plain, width=terminal_width())
 
 
 def item(style: Style, head: str, text: str) -> str:

@@ -17,6 +17,7 @@ import re
 import attrs
 
 from abboot.core.tree import shown
+from abboot.core.value import Value
 from abboot.errors import Damaged
 
 MAX_SIZE = 512
@@ -45,8 +46,8 @@ def _partition_number(_instance: object, attribute: attrs.Attribute[int], value:
         raise ValueError(f"{attribute.name} is a partition number from 1 to {MAX_PARTITION}, not {value}")
 
 
-@attrs.frozen(kw_only=True)
-class Autoboot:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Autoboot(Value):
     """An ``autoboot.txt`` that says where a cold boot goes and where the tryboot flag goes.
 
     ``tryboot_a_b=1`` is not a choice: without it the flag makes the firmware look for ``tryboot.txt`` (H-13).
@@ -170,8 +171,8 @@ def _setting(number: int, line: str, section: str) -> tuple[str, int]:
     return key, int(text)
 
 
-@attrs.frozen(kw_only=True)
-class FirmwareReading:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class FirmwareReading(Value):
     """What the firmware takes from an ``autoboot.txt``.
 
     Args:

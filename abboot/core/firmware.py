@@ -26,6 +26,7 @@ from datetime import date
 import attrs
 
 from abboot.core.autoboot import read_as_firmware
+from abboot.core.value import Value
 from abboot.core.words import TableKind
 
 Tri = bool | None
@@ -128,8 +129,8 @@ class PartitionRule(enum.StrEnum):
         return self in (PartitionRule.ONLY_ABOVE_31, PartitionRule.IF_ZERO_OR_ABOVE_31)
 
 
-@attrs.frozen(kw_only=True)
-class Eeprom:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Eeprom(Value):
     """What the bootloader's own configuration says; ``None`` is that bootloader's default (eeprom-bootloader.adoc).
 
     Args:
@@ -145,8 +146,8 @@ class Eeprom:
     write_protected: bool = False
 
 
-@attrs.frozen(kw_only=True)
-class Board:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Board(Value):
     """A board and its bootloader.  The properties are what differs between versions, each with its source.
 
     Args:
@@ -352,8 +353,8 @@ def opens_type(board: Board, type_id: str) -> Tri:
     return False
 
 
-@attrs.frozen(kw_only=True)
-class PartitionView:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class PartitionView(Value):
     """What the firmware could see of one partition.
 
     Args:
@@ -374,8 +375,8 @@ class PartitionView:
         return name in self.files
 
 
-@attrs.frozen(kw_only=True)
-class CardView:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class CardView(Value):
     """What the firmware could see of a card.
 
     Args:
@@ -407,8 +408,8 @@ class CardView:
         return tuple(view for view in self.partitions if view.readable)
 
 
-@attrs.frozen(kw_only=True)
-class Reset:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Reset(Value):
     """What the bootloader finds after a reset.
 
     Args:
@@ -420,8 +421,8 @@ class Reset:
     request: int = attrs.field(default=0, validator=[attrs.validators.ge(0), attrs.validators.le(HALT_REQUEST)])
 
 
-@attrs.frozen(kw_only=True)
-class Boot:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Boot(Value):
     """One thing that may happen.
 
     Args:
@@ -640,8 +641,8 @@ class _Assumptions:
         return self._known[question]
 
 
-@attrs.frozen(kw_only=True)
-class _Spent:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class _Spent(Value):
     """The bootloader resets the board: another boot follows, without flag and request."""
 
     why: tuple[str, ...]
@@ -668,8 +669,8 @@ class _Failure(enum.Enum):
     HUNG = enum.auto()  # start.elf was started and does not come up
 
 
-@attrs.frozen(kw_only=True)
-class _Mode:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class _Mode(Value):
     """How a partition is to be booted."""
 
     tryboot: bool
@@ -684,8 +685,8 @@ class _Mode:
         return "tryboot.img" if self.tryboot and self.file_level else "boot.img"
 
 
-@attrs.frozen(kw_only=True)
-class _Firmware:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class _Firmware(Value):
     """File names of one family.  A Pi 5 needs none: its firmware is in the EEPROM."""
 
     start: str

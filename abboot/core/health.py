@@ -8,19 +8,14 @@ again.  Nothing here asks for a reboot: a verdict can only end a trial (G7).
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from abboot.core.settings import BOOLEAN, TEXT, SettingError, duration, setting, write_duration
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from abboot.core.settings import write_duration
 
 NO_CHECKS = "no health check is configured: the trial is taken as healthy"
 MAX_SUMMARY = 400  # characters: a summary becomes the reason in a journal entry of one block
 MAX_DETAIL = 80  # characters of one check in a summary
-MAX_NAME = 100
 
 
 class Verdict(enum.StrEnum):
@@ -149,27 +144,3 @@ def _one_line(text: str, limit: int) -> str:
 def printable(text: str) -> str:
     """``text`` without what could steer a terminal or break a line of a log; lines stay lines."""
     return "".join(c if c == "\n" or c.isprintable() else " " if c in "\t\r" else "?" for c in text).strip()
-
-
-@attrs.frozen(kw_only=True)
-class CheckSpec:
-    """A health check as configured: ``[[health.checks]]``."""
-
-    kind: str = setting(TEXT, "What to check: one of the kinds below, or of a plug-in.")
-    name: str = setting(TEXT, "How reports call it; each check has its own. Default: the kind and what it checks.")
-    required: bool = setting(
-        BOOLEAN,
-        "true: while it fails, the system is not healthy. false: wanted, its failure is only reported.",
-        default=True,
-    )
-    timeout_s: float = setting(
-        duration(at_least_s=0.01),
-        "A check without an answer by then has failed; it is run again.",
-        key="timeout",
-        default=10.0,
-    )
-    options: Mapping[str, Any] = attrs.field(factory=dict)
-
-    def __attrs_post_init__(self) -> None:
-        if len(self.name) > MAX_NAME:
-            raise SettingError(f"{len(self.name)} characters, {MAX_NAME} are possible", "name")

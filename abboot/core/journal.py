@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 import attrs
 
 from abboot.core.canonical import digest, dump_json, instance_of, integer, load_json, one_line
+from abboot.core.value import Value
 from abboot.core.words import Outcome, Slot, SlotState, Transition, TrialProgress
 from abboot.errors import AbbootError, Damaged, NewerFormat
 
@@ -107,8 +108,8 @@ def _first_512(value: Any) -> bytes | None:
 _optional_digest = attrs.validators.optional(digest)
 
 
-@attrs.frozen(kw_only=True)
-class SlotEntry:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class SlotEntry(Value):
     """What the journal knows about one slot.
 
     ``volume_id``, ``label`` and ``geometry`` (as :meth:`abboot.fat.geometry.Geometry.to_json` gives it; opaque here)
@@ -125,8 +126,8 @@ class SlotEntry:
     unknown: Mapping[str, Any] = attrs.field(factory=dict, converter=_mapping)
 
 
-@attrs.frozen(kw_only=True)
-class Trial:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Trial(Value):
     """The last trial: which record was armed, how far it got, how it ended.
 
     ``attempt`` counts from 1; ``armed_boot_id`` names the boot in which it was armed,
@@ -149,16 +150,16 @@ class Trial:
             raise ValueError(f"a trial that is {self.progress} cannot have the outcome {self.outcome}")
 
 
-@attrs.frozen(kw_only=True)
-class Clocks:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Clocks(Value):
     """What the clocks said, in seconds, kept to the millisecond.  They inform; sequence numbers order."""
 
     realtime_s: float = attrs.field(converter=_seconds)
     boottime_s: float = attrs.field(converter=_seconds)
 
 
-@attrs.frozen(kw_only=True)
-class Entry:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Entry(Value):
     """One block of the journal: a transition, and everything as it is with it.
 
     ``primary`` is what ``[all]`` names once the transition is done.  ``boot_id`` names the boot that wrote the entry.
@@ -235,8 +236,8 @@ def decode(block: bytes) -> Entry:
         raise Damaged(f"cannot read {what}: {error}") from error
 
 
-@attrs.frozen(kw_only=True)
-class Journal:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Journal(Value):
     """The valid entries of a journal file, oldest first.
 
     ``torn`` counts the blocks that hold something and no valid entry: a cut write, or damage.  ``newer`` says that the
@@ -342,8 +343,8 @@ def successor(newest: Entry | None, transition: Transition, **changes: Any) -> E
 # -- blocks -------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen
-class _Opened:
+@attrs.frozen(eq=False, repr=False)
+class _Opened(Value):
     """A block whose checksum is right."""
 
     readable_from: int

@@ -4,7 +4,9 @@ Rules, in this order:
 - The selector is the configured partition, or else the FAT-typed one with the lowest number: the firmware opens
   it first.
 - The slots are what the configuration says, else what the journal says, else the only two other FAT-typed partitions.
-  Never a guess, never a label: a second disk may carry the same ones (H-53).
+- Where there are more of those: the two that ``autoboot.txt`` names, or the two whose labels say so (``boot_a`` and
+  ``boot_b``), and what the one says must not contradict the other.  Anything else is refused, with the candidates.
+- Labels tell partitions of one disk apart, never one disk from another: a second one may carry the same (H-53).
 - A configuration that cannot be right is an error; a journal that cannot be right is ignored with a note, since the
   table changed after it was written and the firmware goes by the table.
 - Slot ``a`` has the lower number.
@@ -16,10 +18,13 @@ Source: documentation ``computers/config_txt/autoboot.adoc`` (boot_partition of 
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import attrs
 
+from abboot.core.value import Value
 from abboot.core.words import Slot, TableKind
 from abboot.errors import AbbootError
 
@@ -29,11 +34,14 @@ if TYPE_CHECKING:
 # 62: the reboot register of the chip has six bits for the partition, and 63 means "halt" (bcm2835_wdt.c).
 LAST_BOOTABLE = {TableKind.MBR: 4, TableKind.GPT: 62}
 
+# What images call their slots: rpi-image-gen, RAUC's and Mender's examples, HAOS, and people.
+_SLOT_LABEL = re.compile(r"(?:boot|bootfs|bootslot|firmware|fw)[ _.-]?([ab])")
+
 _HINT = "name them in the configuration: [disk] slot_a = ..., slot_b = ..."
 
 
-@attrs.frozen(kw_only=True)
-class Configured:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Configured(Value):
     """Partition numbers that a configuration names; ``None`` where it says nothing."""
 
     selector: int | None = None
@@ -41,8 +49,8 @@ class Configured:
     slot_b: int | None = None
 
 
-@attrs.frozen(kw_only=True)
-class Layout:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Layout(Value):
     """Selector and slots of a disk; ``notes`` are sentences about what was ignored to find them."""
 
     table: PartitionTable
@@ -70,6 +78,8 @@ def discover(
     *,
     journal_slots: tuple[int, int] | None = None,
     configured: Configured | None = None,
+    autoboot: Iterable[int | None] = (),
+    label_of: Callable[[Partition], str] = lambda partition: partition.name,
     name: str = "the disk",
 ) -> Layout:
     """Find selector and slots.
@@ -78,6 +88,8 @@ def discover(
         table: of the disk.
         journal_slots: the partition numbers of ``a`` and ``b`` that the journal on the selector names.
         configured: what a configuration names; it wins over the journal.
+        autoboot: the partition numbers that ``autoboot.txt`` names, if it can be read.
+        label_of: what a partition is called, by its GPT name or its volume label; asked where nothing else tells.
         name: of the disk, for messages.
 
     Raises:
@@ -107,6 +119,8 @@ def discover(
             numbers = journal_slots
         elif len(others) == 2:
             numbers = (others[0].number, others[1].number)
+        elif len(others) > 2:
+            numbers = _told(table, selector, others, {number for number in autoboot if number}, label_of, name)
         else:
             raise AbbootError(
                 f"cannot find the slots on {name}: {_count(table, selector, others)}", _count_hint(others)
@@ -173,6 +187,39 @@ def _impossible(table: PartitionTable, selector: Partition, numbers: tuple[int, 
     if numbers[0] >= numbers[1]:
         return f"slot a is the one with the lower number, but a is {numbers[0]} and b is {numbers[1]}"
     return ""
+
+
+def label_slot(label: str) -> Slot | None:
+    """The slot that a label names: ``boot_a``, ``FIRMWARE_A``, ``BOOTFS A`` and the like are slot ``a``."""
+    found = _SLOT_LABEL.fullmatch(label.strip().lower())
+    return Slot(found[1]) if found else None
+
+
+def _told(
+    table: PartitionTable,
+    selector: Partition,
+    others: list[Partition],
+    named: set[int],
+    label_of: Callable[[Partition], str],
+    name: str,
+) -> tuple[int, int]:
+    """The two of several that ``autoboot.txt`` or their labels make the slots.
+
+    The firmware goes by ``autoboot.txt``: slots of which it boots none would leave the one that it boots unguarded
+    (G4).
+    """
+    labels = {partition.number: label_of(partition) for partition in others}
+    labelled = [[number for number, label in labels.items() if label_slot(label) is slot] for slot in (Slot.A, Slot.B)]
+    pair = {*labelled[0], *labelled[1]} if [len(each) for each in labelled] == [1, 1] else set()
+    if pair and named <= pair:
+        return min(pair), max(pair)
+    if not pair and len(named) == 2 and named <= set(labels):
+        return min(named), max(named)
+    told = ", ".join(f"{number} {label!r}" if label else str(number) for number, label in labels.items())
+    says = f"autoboot.txt names {' and '.join(map(str, sorted(named)))}" if named else "autoboot.txt names none"
+    raise AbbootError(
+        f"cannot find the slots on {name}: {_count(table, selector, others)}; {says}, the labels are {told}", _HINT
+    )
 
 
 def _count(table: PartitionTable, selector: Partition, others: list[Partition]) -> str:

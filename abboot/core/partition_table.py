@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 import attrs
 
 from abboot.core.canonical import one_line
+from abboot.core.value import Value
 from abboot.core.words import TableKind
 from abboot.errors import Damaged
 
@@ -60,8 +61,8 @@ FAT_TYPE_IDS = frozenset(
 )
 
 
-@attrs.frozen(kw_only=True)
-class Partition:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Partition(Value):
     """One partition, by the firmware's number (from 1).
 
     ``start`` and ``size`` are bytes; ``type_id`` is ``"0x0c"`` on an MBR, an upper-case GUID on a GPT; ``name`` is the
@@ -90,8 +91,8 @@ class Partition:
         return self.type_id in _EXTENDED_TYPE_IDS
 
 
-@attrs.frozen(kw_only=True)
-class PartitionTable:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class PartitionTable(Value):
     """What a disk's partition table says.
 
     ``disk_id`` is ``"1234abcd"`` (the MBR signature) or the lower-case disk GUID.  ``partitions`` are ordered by
@@ -149,8 +150,8 @@ def read_partition_table(read: Reader, size: int, block_size: int = 512, *, name
     return _read_mbr(disk, first, used)
 
 
-@attrs.frozen(kw_only=True)
-class _Source:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class _Source(Value):
     read: Reader
     size: int
     block_size: int
@@ -203,8 +204,8 @@ def _looks_like_fat(sector: bytes) -> bool:
 # -- MBR ---------------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen
-class _MbrEntry:
+@attrs.frozen(eq=False, repr=False)
+class _MbrEntry(Value):
     number: int
     flag: int
     type: int

@@ -19,6 +19,7 @@ import attrs
 from abboot.core.autoboot import Autoboot
 from abboot.core.journal import MAX_ATTEMPT, Clocks, Entry, SlotEntry, Trial, successor
 from abboot.core.states import OPEN, Observation, Situation, SlotReading, outcome_of, slot_after
+from abboot.core.value import Value
 from abboot.core.words import Outcome, Slot, SlotState, Transition, TrialProgress
 from abboot.errors import Damaged, Refused
 
@@ -26,32 +27,32 @@ TRYBOOT_ARGUMENT = "0 tryboot"  # the number first, then a space: both are requi
 SETTLE_SECONDS = 5.0  # G5: some cards lose what they acknowledged for seconds (H-47)
 
 
-@attrs.frozen
-class Append:
+@attrs.frozen(eq=False, repr=False)
+class Append(Value):
     """Write one journal entry, flush it and read it back."""
 
     entry: Entry
 
 
-@attrs.frozen
-class SetFlag:
+@attrs.frozen(eq=False, repr=False)
+class SetFlag(Value):
     """Set or clear the firmware's one-shot flag, and read it back."""
 
     value: bool
 
 
-@attrs.frozen
-class SetArgument:
+@attrs.frozen(eq=False, repr=False)
+class SetArgument(Value):
     """Leave the tryboot argument for the next reboot, whoever asks for it."""
 
 
-@attrs.frozen
-class ClearArgument:
+@attrs.frozen(eq=False, repr=False)
+class ClearArgument(Value):
     """Remove our pending reboot argument (H-12)."""
 
 
-@attrs.frozen
-class Hide:
+@attrs.frozen(eq=False, repr=False)
+class Hide(Value):
     """Zero the boot sector of a slot numbered below the primary while ``autoboot.txt`` is written.
 
     A torn ``autoboot.txt`` means partition 2 to the firmware (H-15).  Without a boot sector the slot there is passed
@@ -61,30 +62,30 @@ class Hide:
     slot: Slot
 
 
-@attrs.frozen
-class Show:
+@attrs.frozen(eq=False, repr=False)
+class Show(Value):
     """Give a hidden slot its boot sector back."""
 
     slot: Slot
 
 
-@attrs.frozen
-class Switch:
+@attrs.frozen(eq=False, repr=False)
+class Switch(Value):
     """G3: overwrite the one data sector of ``autoboot.txt``."""
 
     before: bytes
     after: bytes
 
 
-@attrs.frozen
-class WriteSlot:
+@attrs.frozen(eq=False, repr=False)
+class WriteSlot(Value):
     """Invalidate the slot, write the planned volume, read it back, validate it (G2)."""
 
     slot: Slot
 
 
-@attrs.frozen
-class CheckFiles:
+@attrs.frozen(eq=False, repr=False)
+class CheckFiles(Value):
     """Read every file of the slot from the medium and compare it with the manifest."""
 
     verb: str  # for the error: what cannot be done with the slot
@@ -93,30 +94,30 @@ class CheckFiles:
     edited_is_fine: bool  # files that policy lists as edited by the running system are noted, not refused (G6)
 
 
-@attrs.frozen
-class SaveJournal:
+@attrs.frozen(eq=False, repr=False)
+class SaveJournal(Value):
     """Write the journal's blocks where the raw scan finds them, before the selector is rewritten as a whole."""
 
     entry: Entry
 
 
-@attrs.frozen
-class RewriteSelector:
+@attrs.frozen(eq=False, repr=False)
+class RewriteSelector(Value):
     """Plan the selector volume as a whole and write it, its boot sector last: the one change not atomic (G3)."""
 
     autoboot: bytes
     entry: Entry
 
 
-@attrs.frozen
-class Wait:
+@attrs.frozen(eq=False, repr=False)
+class Wait(Value):
     """Let the card settle."""
 
     seconds: float
 
 
-@attrs.frozen
-class Reboot:
+@attrs.frozen(eq=False, repr=False)
+class Reboot(Value):
     """The last step: ask for a reboot."""
 
     argument: str | None
@@ -146,8 +147,8 @@ def _one_switch(_plan: Any, _attribute: Any, steps: tuple[Step, ...]) -> None:
         raise ValueError("nothing comes after a reboot")
 
 
-@attrs.frozen
-class Plan:
+@attrs.frozen(eq=False, repr=False)
+class Plan(Value):
     """Steps in order.  An empty plan means: it is so already."""
 
     steps: tuple[Step, ...] = attrs.field(default=(), validator=_one_switch)
@@ -156,8 +157,8 @@ class Plan:
         return bool(self.steps)
 
 
-@attrs.frozen(kw_only=True)
-class Stamp:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Stamp(Value):
     """Who writes the entries of a plan, and when."""
 
     boot_id: str | None
@@ -381,6 +382,7 @@ def plan_stage(
     volume_id: int,
     label: str,
     geometry: Mapping[str, Any],
+    note: str = "",
 ) -> Plan:
     """Disarm, journal that the slot is being written, write it, journal that it is staged.
 
@@ -393,6 +395,7 @@ def plan_stage(
     draft.append(
         Transition.STAGING,
         slots=draft.slots_with(slot, state=SlotState.INCOMPLETE, record_digest=None, generation=None, **known),
+        note=note,
     )
     draft.steps.append(WriteSlot(slot))
     draft.append(
@@ -400,6 +403,7 @@ def plan_stage(
         slots=draft.slots_with(
             slot, state=SlotState.STAGED, record_digest=record_digest, generation=generation, **known
         ),
+        note=note,
     )
     return draft.done()
 
@@ -586,4 +590,21 @@ def plan_leave(observation: Observation, situation: Situation, stamp: Stamp, *, 
         draft.steps.append(Switch(observation.autoboot_raw, home))
     if reboot:
         draft.steps.append(Reboot(None))
+    return draft.done()
+
+
+def plan_fall_back(observation: Observation, situation: Situation, stamp: Stamp, *, reason: str) -> Plan:
+    """TRIAL: reboot and change nothing else, so that it is the firmware that has to return to the primary.
+
+    The entry comes first and is read back (G7): were the flag not one-shot, the same slot would come again, and since
+    its trial was an earlier boot, that is FOREIGN, where nothing reboots.
+    """
+    trial = situation.trial
+    assert trial is not None
+    draft = _Draft(observation, stamp, observation.journal.newest)
+    draft.append(
+        Transition.STARTED,
+        trial=attrs.evolve(trial, progress=TrialProgress.STARTED, started_boot_id=stamp.boot_id, reason=reason),
+    )
+    draft.steps.append(Reboot(None))
     return draft.done()

@@ -11,6 +11,8 @@ from typing import Protocol
 
 import attrs
 
+from abboot.core.value import Value
+
 Buffer = bytes | bytearray | memoryview
 
 
@@ -48,8 +50,8 @@ class BlockDevice(Protocol):
     def close(self) -> None: ...
 
 
-@attrs.frozen(kw_only=True)
-class Mount:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Mount(Value):
     """Where a partition is mounted in this system."""
 
     path: str
@@ -91,8 +93,8 @@ class Disk(Protocol):
     def close(self) -> None: ...
 
 
-@attrs.frozen(kw_only=True)
-class BootReport:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class BootReport(Value):
     """What the firmware told the running kernel in ``chosen/bootloader`` (device-tree.adoc, "Firmware parameters").
 
     ``None`` means that the property is missing or is not four bytes long.
@@ -105,6 +107,7 @@ class BootReport:
     build_timestamp: int | None = None  # unix time of the EEPROM build
     capabilities: int | None = None
     model: str | None = None  # /proc/device-tree/model
+    bootargs: str | None = None  # the kernel's command line, as the firmware made it
 
 
 class Mailbox(Protocol):
@@ -128,6 +131,9 @@ class Rebooter(Protocol):
 
     def clear_argument(self) -> None:
         """Remove a pending argument.  Idempotent."""
+
+    def inhibitors(self) -> tuple[str, ...]:
+        """Who asks for no reboot now, each as ``name: reason``; empty where nobody does or can."""
 
     def reboot(self, argument: str | None) -> None:
         """Ask for a reboot; returns once the request was accepted.  ``argument`` is ``"0 tryboot"`` or ``None``."""
@@ -159,12 +165,15 @@ class Machine(Protocol):
     def boot_report(self) -> BootReport | None:
         """``None`` when there is no ``chosen/bootloader`` node: not a Pi, or booted past its firmware."""
 
+    def under_voltage(self) -> bool | None:
+        """Whether the supply voltage is too low to write (H-47); ``None`` where nobody tells."""
+
     def boot_id(self) -> str:
         """Names this boot (``/proc/sys/kernel/random/boot_id``)."""
 
 
-@attrs.frozen(kw_only=True)
-class FileInfo:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class FileInfo(Value):
     """One regular file of a volume."""
 
     path: str  # "overlays/README": relative, "/"-separated, as stored

@@ -24,6 +24,7 @@ import attrs
 
 from abboot.core.canonical import digest, dump_json, instance_of, integer, is_sha256, is_text, load_json
 from abboot.core.tree import MAX_FILES, RESERVED_DIRECTORY, fold, is_reserved, problem_of_path, shown
+from abboot.core.value import Value
 from abboot.core.words import Slot
 from abboot.errors import AbbootError, Damaged, InvalidTree, NewerFormat
 
@@ -83,8 +84,8 @@ def _optional_mapping(value: Any) -> dict[str, Any] | None:
     return None if value is None else _mapping(value)
 
 
-@attrs.frozen(kw_only=True)
-class Record:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Record(Value):
     """What was staged on a slot.
 
     Args:
@@ -173,8 +174,8 @@ def _sorted_entries(value: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], 
     return tuple(sorted((path, digest) for path, digest in value))
 
 
-@attrs.frozen(kw_only=True)
-class Manifest:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Manifest(Value):
     """Every file of a tree and its SHA-256, sorted by path; not the files under ``abboot/``.
 
     Raises:

@@ -16,6 +16,8 @@ from typing import Any
 
 import attrs
 
+from abboot.core.value import Value
+
 LONGEST_S = 24 * 3600.0  # no time in a configuration is longer than a day: a trial is minutes
 MAX_TEXT = 4096  # characters
 MAX_ITEMS = 256
@@ -38,8 +40,8 @@ class SettingError(ValueError):
         self.key = key
 
 
-@attrs.frozen(kw_only=True)
-class SettingType:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class SettingType(Value):
     """How the value of a setting is read from TOML (raising :class:`SettingError`), written, and called."""
 
     words: str
@@ -47,8 +49,8 @@ class SettingType:
     write: Callable[[Any], str]
 
 
-@attrs.frozen(kw_only=True)
-class Setting:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Setting(Value):
     """One row of the table of settings."""
 
     key: str  # as written in the file
@@ -290,7 +292,9 @@ BOOLEAN = SettingType(words="boolean", read=_read_boolean, write=toml_value)
 SIZE = SettingType(words="size", read=_read_size, write=_write_size)
 TEXT = SettingType(words="text", read=_read_text, write=toml_text)
 PATH = SettingType(words="absolute path", read=_read_path, write=toml_text)
-INNER_PATHS = array_of(SettingType(words="path inside a slot", read=_read_inner_path, write=toml_text))
+PATHS = array_of(PATH)
+INNER_PATH = SettingType(words="path inside a slot", read=_read_inner_path, write=toml_text)
+INNER_PATHS = array_of(INNER_PATH)
 TEXTS = array_of(TEXT)
 ANY_TEXT = SettingType(words="text", read=_read_any_text, write=toml_text)  # may be empty or have several lines
 COMMAND = array_of(ANY_TEXT, at_least=1)

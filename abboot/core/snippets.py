@@ -22,6 +22,7 @@ from collections.abc import Iterable
 import attrs
 
 from abboot.core.tree import fold, shown
+from abboot.core.value import Value
 
 CONFIG_PATH = "config.txt"
 SNIPPET_DIRECTORY = "config.d"
@@ -34,8 +35,8 @@ _RESET = b"[all]"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # what some editors put at the beginning: in the middle it would spoil a line
 
 
-@attrs.frozen(kw_only=True)
-class Merged:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Merged(Value):
     """A new ``config.txt``; ``warnings`` are sentences about what the firmware will not read as it was meant."""
 
     text: bytes

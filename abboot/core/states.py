@@ -25,6 +25,7 @@ from abboot.core.journal import Entry, Journal, Trial
 from abboot.core.layout import Layout
 from abboot.core.protocols import BootReport
 from abboot.core.record import Record
+from abboot.core.value import Value
 from abboot.core.words import Outcome, Phase, Slot, SlotState, Transition, TrialProgress
 
 
@@ -114,8 +115,8 @@ REFUSALS: Mapping[tuple[Phase, Verb], tuple[str, str]] = {
 UNTOLD = "the firmware has to say which partition it booted: update the bootloader with `sudo rpi-eeprom-update -a`"
 
 
-@attrs.frozen(kw_only=True)
-class OutcomeRule:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class OutcomeRule(Value):
     """One row of the table that says how the last trial ended.
 
     ``None`` in a condition means "whatever".  The first row that matches counts.
@@ -184,8 +185,8 @@ OUTCOMES: tuple[OutcomeRule, ...] = (
 OPEN = frozenset({TrialProgress.ARMED, TrialProgress.STARTED, TrialProgress.COMMITTING, TrialProgress.REVERTING})
 
 
-@attrs.frozen(kw_only=True)
-class SlotReading:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class SlotReading(Value):
     """What a slot holds now, as read from the medium or its mount."""
 
     partition: int
@@ -199,15 +200,16 @@ class SlotReading:
     problem: str = ""
 
 
-@attrs.frozen(kw_only=True)
-class Observation:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Observation(Value):
     """Everything that was read, nothing concluded."""
 
     layout: Layout
     booted_here: bool  # False: an image, or a disk that this kernel did not boot from
     report: BootReport | None = None
     boot_id: str | None = None
-    flag: bool | None = None
+    flag: bool | None = None  # None: it cannot be read
+    flag_problem: str = ""  # why, where it should be possible
     pending_argument: str | None = None
     autoboot_raw: bytes | None = None
     autoboot: Autoboot | None = None
@@ -217,8 +219,8 @@ class Observation:
     slots: Mapping[Slot, SlotReading]
 
 
-@attrs.frozen(kw_only=True)
-class Situation:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Situation(Value):
     """What follows from an :class:`Observation`."""
 
     phase: Phase
@@ -429,6 +431,8 @@ def _notes(
         if reading.hidden:
             verb = "repair" if phase is Phase.OFFLINE else "confirm"
             notes.append(f"slot {slot}: its boot sector is away since an arm was cut; `abboot {verb}` restores it")
+    if observation.flag_problem:
+        notes.append(f"the tryboot flag cannot be read, so nothing can be armed: {observation.flag_problem}")
     odd = phase in (Phase.SETTLED, Phase.FOREIGN)
     if odd and observation.flag:
         notes.append("the tryboot flag is set although nothing is armed; `abboot confirm` clears it")

@@ -5,23 +5,22 @@ Works on any :class:`abboot.core.protocols.Volume`: a FAT volume read from its d
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 import attrs
 
-from abboot.fat.ahead import ahead, batches
+from abboot.core.value import Value
+from abboot.fat.digest import digest_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from abboot.core.protocols import FileInfo, Volume
+    from abboot.fat.digest import Step
 
-    Progress = Callable[[int, int, str], None]
 
-
-@attrs.frozen(kw_only=True)
-class CheckReport:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class CheckReport(Value):
     """Where a volume differs from what was expected; each a sorted tuple of paths."""
 
     missing: tuple[str, ...] = ()
@@ -33,7 +32,7 @@ class CheckReport:
         return not (self.missing or self.changed or self.extra)
 
 
-def check_files(volume: Volume, expected: Mapping[str, str], progress: Progress | None = None) -> CheckReport:
+def check_files(volume: Volume, expected: Mapping[str, str], progress: Step | None = None) -> CheckReport:
     """Compare a volume with a manifest.
 
     A name whose case changed is one missing and one extra file: the firmware would still find it, but nobody wrote it.
@@ -58,28 +57,13 @@ def check_files(volume: Volume, expected: Mapping[str, str], progress: Progress 
     )
 
 
-def digests(volume: Volume, progress: Progress | None = None) -> dict[str, str]:
+def digests(volume: Volume, progress: Step | None = None) -> dict[str, str]:
     """SHA-256 (lower-case hexadecimal) of every file, by path.  Arguments and errors as :func:`check_files`."""
     return dict(_digests(volume, volume.files(), progress))
 
 
-def _digests(volume: Volume, files: Iterable[FileInfo], progress: Progress | None) -> Iterator[tuple[str, str]]:
+def _digests(volume: Volume, files: Iterable[FileInfo], progress: Step | None) -> Iterator[tuple[str, str]]:
     files = list(files)
-    total = sum(file.size for file in files)
-    done = 0
-    digests = [hashlib.sha256() for _ in files]
-    with ahead(batches(_pieces(volume, files))) as read:
-        for batch in read:
-            for index, chunk in batch:
-                digests[index].update(chunk)
-                done += len(chunk)
-                if progress:
-                    progress(done, total, files[index].path)
-    return ((file.path, digest.hexdigest()) for file, digest in zip(files, digests, strict=True))
-
-
-def _pieces(volume: Volume, files: Iterable[FileInfo]) -> Iterator[tuple[int, bytes]]:
-    for index, file in enumerate(files):
-        yield index, b""  # an empty file is a file too
-        for chunk in volume.chunks(file.path):
-            yield index, chunk
+    named = [(file.path, file.size) for file in files]
+    digests = digest_files(named, lambda index: volume.chunks(files[index].path), progress)
+    return zip((file.path for file in files), digests, strict=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 import attrs
 
+from abboot.core.value import Value
 from abboot.core.words import FatType
 from abboot.errors import AbbootError, Damaged
 
@@ -39,8 +40,8 @@ _OEM_NAME = b"MSWIN4.1"  # the one that the most readers accept (FAT specificati
 _HALT = b"\xf4\xeb\xfd"  # hlt; jmp to it: nobody boots this on a PC
 
 
-@attrs.frozen(kw_only=True)
-class Geometry:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Geometry(Value):
     """The shape of one FAT volume, and its identity (volume id and label).
 
     Sectors are counted in ``sector_size``; offsets and sizes in properties are bytes from the start of the volume.

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from abboot.core.tree import MAX_FILE_SIZE, problem_of_path, shown
+from abboot.core.value import Value
 from abboot.core.words import FatType
 from abboot.errors import InvalidTree
 from abboot.fat import names
@@ -41,8 +42,8 @@ _FSINFO = struct.Struct("<I480xIII12xI")
 _END_OF_CHAIN = {FatType.FAT12: 0xFFF, FatType.FAT16: 0xFFFF, FatType.FAT32: 0x0FFFFFFF}
 
 
-@attrs.frozen(kw_only=True)
-class Content:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Content(Value):
     """A file to be put on the volume.
 
     ``chunks`` is called once per pass and gives the ``size`` bytes in pieces of any length; each call starts again.
@@ -55,16 +56,16 @@ class Content:
     at_cluster: int | None = None
 
 
-@attrs.frozen(kw_only=True)
-class PlannedFile:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class PlannedFile(Value):
     """A file and its clusters; an empty file has none."""
 
     content: Content
     extents: Extents
 
 
-@attrs.frozen(kw_only=True)
-class PlannedDirectory:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class PlannedDirectory(Value):
     """A directory, whole clusters of it; the fixed root of FAT12 and FAT16 has no clusters."""
 
     path: str  # "" is the root
@@ -72,8 +73,8 @@ class PlannedDirectory:
     data: bytes
 
 
-@attrs.frozen(kw_only=True)
-class VolumePlan:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class VolumePlan(Value):
     """What a volume will be.  ``fsinfo`` is one sector, empty where the volume has none."""
 
     geometry: Geometry

@@ -20,6 +20,7 @@ fs/fat/dir.c and mtools read them.
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 from array import array
@@ -27,12 +28,20 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import attrs
+
+try:
+    import pyfatfs  # noqa: F401
+except ModuleNotFoundError:
+    # The Debian package brings the few modules below, since Debian has none of pyfatfs.
+    sys.path.append(os.path.join(os.path.dirname(os.path.dirname(__file__)), "_vendor"))
+
 from pyfatfs import PyFATException
 from pyfatfs.BootSectorHeader import FAT12BootSectorHeader, FAT32BootSectorHeader
 from pyfatfs.EightDotThree import EightDotThree
 from pyfatfs.FATDirectoryEntry import FATDirectoryEntry, FATLongDirectoryEntry
 
 from abboot.core.protocols import BlockDevice, FileInfo
+from abboot.core.value import Value
 from abboot.core.words import FatType
 from abboot.errors import Damaged
 from abboot.fat.geometry import Geometry
@@ -337,8 +346,8 @@ class FatVolume:
         return Damaged(f"cannot read {_shown(path)} on {self._device.name}: {found}", _HINT)
 
 
-@attrs.frozen(kw_only=True)
-class _Entry:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class _Entry(Value):
     name: str  # the long name; without one the short name, in the case that its flags say
     alias: str  # the short name
     is_directory: bool
@@ -346,8 +355,8 @@ class _Entry:
     size: int
 
 
-@attrs.frozen(kw_only=True)
-class _Directory:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class _Directory(Value):
     extents: Extents
     entries: tuple[_Entry, ...]
     by_name: dict[str, list[_Entry]] = attrs.field(init=False)  # by folded name and folded alias

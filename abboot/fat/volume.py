@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from abboot.core.value import Value
+
 if TYPE_CHECKING:
     from abboot.fat.geometry import Geometry
 
@@ -21,8 +23,8 @@ MAX_DIRECTORIES_SIZE = 4 * MAX_DIRECTORY_SIZE  # bytes, all directories together
 Extents = tuple[tuple[int, int], ...]  # (first cluster, number of clusters), in file order
 
 
-@attrs.frozen(kw_only=True)
-class HeldFile:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class HeldFile(Value):
     """One regular file.  ``path`` is relative, ``/``-separated, as stored; ``size`` is in bytes.
 
     An empty file has no extents.  A chain that is longer than the size needs is given whole.
@@ -33,16 +35,16 @@ class HeldFile:
     extents: Extents = ()
 
 
-@attrs.frozen(kw_only=True)
-class HeldDirectory:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class HeldDirectory(Value):
     """One directory; the root's path is ``""``.  The root of FAT12 and FAT16 lies outside the clusters: no extents."""
 
     path: str
     extents: Extents = ()
 
 
-@attrs.frozen(kw_only=True)
-class Held:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Held(Value):
     """Everything that a volume holds."""
 
     geometry: Geometry

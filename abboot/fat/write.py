@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from abboot.core.tree import shown
+from abboot.core.value import Value
 from abboot.errors import AbbootError, VerificationFailed
 from abboot.fat.ahead import BUFFERS, ahead
 
@@ -40,8 +41,8 @@ Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, path
 Range = tuple[int, int]  # (offset, length) in bytes
 
 
-@attrs.frozen(kw_only=True)
-class WriteReport:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class WriteReport(Value):
     """What went to the device; reports of several epochs add up."""
 
     bytes_written: int = 0
@@ -60,8 +61,8 @@ class WriteReport:
         )
 
 
-@attrs.frozen(kw_only=True)
-class Diff:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Diff(Value):
     """What has to be written: sorted ranges that do not touch, without the boot sectors."""
 
     ranges: tuple[Range, ...]
@@ -194,8 +195,8 @@ def validate(device: BlockDevice, geometry: Geometry) -> WriteReport:
 # --- the plan as bytes on the device ---
 
 
-@attrs.frozen(kw_only=True)
-class _Item:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class _Item(Value):
     """Something that fills ranges of the device: ``size`` bytes from ``chunks``, zeros behind them."""
 
     path: str

@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from abboot.config import ConfigProblem, InvalidConfig, read_text
+from abboot.config_file import ConfigProblem, InvalidConfig, read_text
 from abboot.core.settings import (
     BOOLEAN,
     SIZE,

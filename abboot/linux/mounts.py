@@ -13,14 +13,15 @@ import stat
 import attrs
 
 from abboot.core.protocols import Mount
+from abboot.core.value import Value
 from abboot.linux.sysroot import is_live, read_small, read_word, under
 
 _MAX_BYTES = 16 * 1024 * 1024  # the kernel allows 100,000 mounts in a namespace (fs.mount-max)
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
-@attrs.frozen(kw_only=True)
-class MountEntry:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class MountEntry(Value):
     """One line of mountinfo, escapes undone."""
 
     device: str  # "179:2"

@@ -11,14 +11,15 @@ import os
 
 import attrs
 
+from abboot.core.value import Value
 from abboot.linux.sysroot import read_number, read_word, under
 
 _SYSFS_SECTOR_BYTES = 512
 _MAX_DISKS = 4096
 
 
-@attrs.frozen(kw_only=True)
-class SysPartition:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class SysPartition(Value):
     """One partition that the kernel knows.  Fields are ``None`` where sysfs does not say."""
 
     disk: str  # "mmcblk0"
