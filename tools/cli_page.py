@@ -45,13 +45,13 @@ Schema 2020-12) are installed with the package, in `abboot/data/schemas/`; below
 def cli_reference(generated: str) -> str:
     """``docs/reference/cli.md``."""
     parser = make_parser()
-    verbs = _actions_of(parser)
-    everywhere = {option for action in _own(parser) for option in action.option_strings}
-    parts = [INTRO.format(generated=generated), _table(_own(parser)), "## Exit codes\n", _exit_codes(), STREAMS]
+    verbs = actions_of(parser)
+    everywhere = {option for action in own_actions(parser) for option in action.option_strings}
+    parts = [INTRO.format(generated=generated), _table(own_actions(parser)), "## Exit codes\n", _exit_codes(), STREAMS]
     for name in SPECS:
         verb = verbs[name]
         parts.append(f"## `{name}`\n\n{verb.description}\n")
-        actions = _actions_of(verb)
+        actions = actions_of(verb)
         if not actions:
             parts += _verb(f"abboot {name}", verb, everywhere, _schema(name))
         for action, inner in actions.items():
@@ -62,8 +62,8 @@ def cli_reference(generated: str) -> str:
 
 
 def _verb(prog: str, parser: argparse.ArgumentParser, everywhere: set[str], schema: dict[str, Any]) -> list[str]:
-    own = [action for action in _own(parser) if not everywhere & set(action.option_strings)]
-    words = " ".join([prog, *(_usage(action) for action in own)])
+    own = [action for action in own_actions(parser) if not everywhere & set(action.option_strings)]
+    words = " ".join([prog, *(usage_of(action) for action in own)])
     parts = [f"    {words}\n"]
     if own:
         parts.append(_table(own))
@@ -71,29 +71,29 @@ def _verb(prog: str, parser: argparse.ArgumentParser, everywhere: set[str], sche
     return [*parts, f"`--json`: {keys}\n"]
 
 
-def _actions_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+def actions_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
     return {}
 
 
-def _own(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+def own_actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     return [action for action in parser._actions if not isinstance(action, argparse._SubParsersAction)]
 
 
-def _value(action: argparse.Action) -> str:
+def value_of(action: argparse.Action) -> str:
     if action.nargs == 0:
         return ""
     return str(action.metavar or ("|".join(action.choices) if action.choices else action.dest.upper()))
 
 
 def _name(action: argparse.Action) -> str:
-    return f"{', '.join(action.option_strings)} {_value(action)}".strip()
+    return f"{', '.join(action.option_strings)} {value_of(action)}".strip()
 
 
-def _usage(action: argparse.Action) -> str:
-    words = " ".join(word for word in [*action.option_strings[-1:], _value(action)] if word)
+def usage_of(action: argparse.Action) -> str:
+    words = " ".join(word for word in [*action.option_strings[-1:], value_of(action)] if word)
     more = "..." if isinstance(action, argparse._AppendAction) else ""
     return words if action.required and action.nargs != "?" else f"[{words}]{more}"
 

@@ -9,20 +9,24 @@ It reboots nothing and commits nothing (G7); hand the report to ``BootManager.en
 
 from __future__ import annotations
 
-from abboot.core.health import CheckResult, CheckSpec, HealthReport
+from abboot.core.check_spec import CheckSpec
+from abboot.core.health import CheckResult, HealthReport
 from abboot.health.checks import (
     KINDS,
     BuiltinCheck,
     Check,
     CheckFailed,
     CommandCheck,
+    DefaultRouteCheck,
     FileCheck,
     FreeSpaceCheck,
     HttpCheck,
+    IpVersion,
     MountWritableCheck,
     NoFailedUnitsCheck,
     TcpCheck,
     UnitCheck,
+    UptimeCheck,
     build_checks,
 )
 from abboot.health.runner import Progress, watch
@@ -43,6 +47,9 @@ __all__ = [
     "NoFailedUnitsCheck",
     "MountWritableCheck",
     "FreeSpaceCheck",
+    "DefaultRouteCheck",
+    "IpVersion",
+    "UptimeCheck",
     # from a configuration, and plug-ins
     "KINDS",
     "CheckSpec",

@@ -7,6 +7,7 @@ configuration file, its reference page and :func:`build_checks` follow from it.
 
 from __future__ import annotations
 
+import enum
 import os
 import stat
 import time
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import attrs
 
-from abboot.core.health import CheckResult, CheckSpec, printable
+from abboot.core.check_spec import MAX_RETRIES, CheckSpec
+from abboot.core.health import CheckResult, printable
 from abboot.core.settings import (
     ANY_TEXT,
     BOOLEAN,
@@ -25,26 +27,32 @@ from abboot.core.settings import (
     TEXTS,
     SettingError,
     array_of,
+    choice,
     duration,
     integer,
     setting,
+    settings_of,
     write_duration,
 )
 from abboot.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 ENTRY_POINTS = "abboot.checks"
 KEEP_OUTPUT = 2048  # bytes of a program's output in a detail
 KEEP_LIST = 64 * 1024  # bytes of systemctl's list of failed units
 MAX_SEARCHED = 1024 * 1024  # bytes of a file that are searched
 MAX_NAMED = 5  # failed units in a detail
+MAX_ROUTES = 1024 * 1024  # bytes of the kernel's list of routes that are searched
 
 
 @runtime_checkable
 class Check(Protocol):
-    """What :func:`abboot.health.watch` runs.  Anybody's class that has these four is a check."""
+    """What :func:`abboot.health.watch` runs.  Anybody's class that has these four is a check.
+
+    One that also has ``retries``, an integer, is run that often again before its failure counts.
+    """
 
     @property
     def name(self) -> str: ...
@@ -73,6 +81,7 @@ class BuiltinCheck:
     name: str = setting(TEXT, "How reports call it.")
     required: bool = setting(BOOLEAN, "Whether its failure makes the system unhealthy.", default=True)
     timeout_s: float = setting(duration(at_least_s=0.01), "Time-out.", key="timeout", default=10.0)
+    retries: int = setting(integer(0, MAX_RETRIES), "Runs more before a failure counts.", default=0)
 
     def probe(self) -> str:
         """Look once; return the detail.
@@ -316,6 +325,98 @@ class FreeSpaceCheck(BuiltinCheck):
         return f"{self.path}: {free_bytes} bytes free"
 
 
+class IpVersion(enum.StrEnum):
+    """Which Internet protocol a check asks about."""
+
+    ANY = "any"
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+
+
+_ROUTE_UP = 0x0001
+_ROUTE_REJECT = 0x0200  # "unreachable": the kernel lists one for IPv6 where there is no default route
+
+
+@attrs.frozen(kw_only=True)
+class DefaultRouteCheck(BuiltinCheck):
+    """A default route that is up.  It says that the network was configured, not that anybody answers.
+
+    Source: proc(5), ``/proc/net/route``; for IPv6 the line that net/ipv6/route.c, ``rt6_native_seq_show``, prints; the
+    flags are those of linux/route.h.
+    """
+
+    summary = "The kernel has a default route that is up. Nothing is sent."
+    proc: ClassVar[str] = "/proc/net"
+
+    ip: IpVersion = setting(  # noqa: RUF009 - it makes an attrs field
+        choice(IpVersion), "Which protocol; any: one of both is enough.", default=IpVersion.ANY
+    )
+    interface: str | None = setting(TEXT, 'The interface it must lead to, such as `"eth0"`.', default=None)
+
+    def probe(self) -> str:
+        found = [
+            (version, interface)
+            for version, routes in ((IpVersion.IPV4, self._ipv4), (IpVersion.IPV6, self._ipv6))
+            if self.ip in (version, IpVersion.ANY)
+            for interface in routes()
+        ]
+        for version, interface in found:
+            if self.interface in (None, interface):
+                return f"{version} default route through {interface}"
+        what = "default route" if self.ip is IpVersion.ANY else f"{self.ip} default route"
+        if not found:
+            raise CheckFailed(f"no {what}")
+        others = ", ".join(dict.fromkeys(interface for _version, interface in found))
+        raise CheckFailed(f"no {what} through {self.interface}, but through {others}")
+
+    def _ipv4(self) -> Iterator[str]:
+        for words in self._lines("route"):
+            # Iface Destination Gateway Flags RefCnt Use Metric Mask ...; the first line names the columns.
+            if len(words) >= 8 and words[1] == words[7] == "00000000" and _is_up(words[3]):
+                yield words[0]
+
+    def _ipv6(self) -> Iterator[str]:
+        for words in self._lines("ipv6_route"):
+            # destination length source length next-hop metric count use flags interface
+            if len(words) >= 10 and words[0] == "0" * 32 and words[1] == "00" and _is_up(words[8]):
+                yield words[9]
+
+    def _lines(self, name: str) -> Iterator[list[str]]:
+        try:
+            with open(f"{self.proc}/{name}", encoding="ascii", errors="replace") as file:
+                text = file.read(MAX_ROUTES)
+        except FileNotFoundError:
+            return  # a kernel without this protocol
+        for line in text.splitlines():
+            yield line.split()
+
+
+def _is_up(flags: str) -> bool:
+    try:
+        return int(flags, 16) & (_ROUTE_UP | _ROUTE_REJECT) == _ROUTE_UP
+    except ValueError:
+        return False
+
+
+@attrs.frozen(kw_only=True)
+class UptimeCheck(BuiltinCheck):
+    """A system that has run for a while, by a clock that NTP does not set.
+
+    A Pi has no clock at boot and gets the time from the network, so the wall clock may leap by years in the middle of
+    a trial.  Source: clock_gettime(2), ``CLOCK_BOOTTIME``.
+    """
+
+    summary = "The system has run for a while, by a clock that nobody sets."
+
+    at_least_s: float = setting(duration(), "How long.", key="at_least")
+
+    def probe(self) -> str:
+        up_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+        if up_s < self.at_least_s:
+            raise CheckFailed(f"up for {write_duration(up_s)}, {write_duration(self.at_least_s)} are wanted")
+        return f"up for {write_duration(up_s)}"
+
+
 KINDS: Mapping[str, type[BuiltinCheck]] = {
     "command": CommandCheck,
     "file": FileCheck,
@@ -325,6 +426,8 @@ KINDS: Mapping[str, type[BuiltinCheck]] = {
     "no_failed_units": NoFailedUnitsCheck,
     "mount_writable": MountWritableCheck,
     "free_space": FreeSpaceCheck,
+    "default_route": DefaultRouteCheck,
+    "uptime": UptimeCheck,
 }
 
 
@@ -349,8 +452,9 @@ def build_checks(specs: Iterable[CheckSpec]) -> tuple[Check, ...]:
     """The checks of a configuration.
 
     A kind that is not in :data:`KINDS` is a plug-in: an entry point of the group ``abboot.checks`` with that name,
-    called with ``name``, ``required``, ``timeout_s`` and its options as keywords, that returns a :class:`Check`.  One
-    that is missing or cannot be loaded becomes a check that fails and says so, required or wanted as configured.
+    called with ``name``, ``required``, ``timeout_s``, its options and, if it is set, ``retries`` as keywords, that
+    returns a :class:`Check`.  One that is missing or cannot be loaded becomes a check that fails and says so, required
+    or wanted as configured.
 
     Raises:
         ConfigError: the options of a built-in kind are wrong.
@@ -364,10 +468,12 @@ def _build(spec: CheckSpec) -> Check:
         "name": spec.name,
         "required": spec.required,
         "timeout_s": spec.timeout_s,
+        **({"retries": spec.retries} if spec.retries else {}),
     }
     if spec.kind in KINDS:
+        fields = {row.key: row.field for row in settings_of(KINDS[spec.kind])}
         try:
-            return KINDS[spec.kind](**options)
+            return KINDS[spec.kind](**{fields.get(key, key): value for key, value in options.items()})
         except (SettingError, TypeError) as error:
             raise ConfigError(f"cannot set up health check {spec.name!r}: {error}") from None
     try:

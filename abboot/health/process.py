@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 CHUNK = 64 * 1024  # bytes
 DRAIN_CHUNKS = 16  # at most what a pipe holds (1 MiB), so that a surviving child cannot feed us for ever
@@ -37,8 +37,16 @@ class Finished:
     cut: bool  # there was more
 
 
-def run_bounded(argv: Sequence[str], *, timeout_s: float, keep_bytes: int) -> Finished:
+def run_bounded(
+    argv: Sequence[str], *, timeout_s: float, keep_bytes: int, env: Mapping[str, str] | None = None
+) -> Finished:
     """Run ``argv`` and come back within ``timeout_s`` and a little, whatever it does.
+
+    Args:
+        argv: the program, by its path, and its arguments.
+        timeout_s: after that it is killed.
+        keep_bytes: of what it prints, the end.
+        env: its whole environment; ``None`` for that of this process.
 
     Raises:
         OSError: it could not be started.
@@ -56,6 +64,7 @@ def run_bounded(argv: Sequence[str], *, timeout_s: float, keep_bytes: int) -> Fi
         stderr=subprocess.STDOUT,
         bufsize=0,
         start_new_session=True,
+        env=env,
     )
     assert process.stdout is not None  # PIPE, for the type checker
     pipe = process.stdout.fileno()

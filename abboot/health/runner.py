@@ -1,7 +1,8 @@
 """Run health checks side by side until they are stable, or the deadline.  The verdict itself is in ``core.health``.
 
-Rules: a check that raises, hangs or answers nonsense has failed, and the others go on; at most one thread per check is
-alive, however long one hangs; nothing here reboots, commits or writes (G7).
+Rules: a check that raises, hangs or answers nonsense has failed, and the others go on; one that has retries is run
+again, within its round, before that counts; at most one thread per check is alive, however long one hangs; nothing
+here reboots, commits or writes (G7).
 
 Limit: a thread cannot be killed.  A foreign check that never returns keeps its (daemon) thread until the process ends,
 and counts as failing until it returns.
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from abboot.core.check_spec import MAX_RETRIES
 from abboot.core.health import (
     NO_CHECKS,
     CheckResult,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from abboot.core.protocols import Clock
 
 GRACE_S = 1.0  # for a check that keeps its own time-out to say so itself, with what it has seen
+RETRY_PAUSE_S = 1.0
 MAX_DETAIL = 4096  # characters
 
 DEFAULT_DEADLINE_S = 300.0
@@ -78,13 +81,14 @@ def watch(
     """Run ``checks`` in rounds until all required ones have passed for ``stable_for``, or until ``deadline``.
 
     Durations are a ``timedelta`` or seconds.  Every round runs all checks at once and starts ``interval`` after the
-    one before ended.  With no check at all the answer is healthy, and the summary says why.
+    one before ended.  A check that fails and has ``retries`` is run again in the same round, a second later each time.
+    With no check at all the answer is healthy, and the summary says why.
 
     Args:
         stable_for: how long every round must pass; 0: one passing round is enough.
         deadline: counted from this call.  A check that runs at the deadline is stopped there; the call returns at
             most a second later.
-        clock: for tests; time-outs of checks are always real time.
+        clock: for tests; time-outs and retries of checks are always real time.
         progress: called after every round, in this thread.
 
     Returns:
@@ -148,6 +152,7 @@ class _Runner:
     name: str
     required: bool
     timeout_s: float
+    retries: int = 0
     thread: threading.Thread | None = None
 
     @classmethod
@@ -157,56 +162,83 @@ class _Runner:
             timeout_s = float(check.timeout_s)
             if not 0 < timeout_s <= LONGEST_S:
                 raise ValueError(f"its time-out of {timeout_s} s is not between 0 and {LONGEST_S} s")
-            return cls(check=check, name=printable(str(check.name)), required=bool(check.required), timeout_s=timeout_s)
+            retries = int(getattr(check, "retries", 0))
+            if not 0 <= retries <= MAX_RETRIES:
+                raise ValueError(f"{retries} retries are not from 0 to {MAX_RETRIES}")
+            return cls(
+                check=check,
+                name=printable(str(check.name)),
+                required=bool(check.required),
+                timeout_s=timeout_s,
+                retries=retries,
+            )
         except Exception as error:  # noqa: BLE001 - somebody else's code
             broken = UnavailableCheck(name=type(check).__name__, reason=f"not a check: {describe(error)}")
             return cls(check=broken, name=broken.name, required=True, timeout_s=broken.timeout_s)
 
     def start(self, left_s: float) -> _Running:
-        running = _Running(
-            runner=self, limit_s=min(self.timeout_s, left_s), started_s=time.monotonic(), answers=queue.SimpleQueue()
-        )
+        now_s = time.monotonic()
+        running = _Running(runner=self, started_s=now_s, end_s=now_s + left_s, answers=queue.SimpleQueue())
         if self.thread is not None and self.thread.is_alive():
-            running.answers.put(running.failed("still no answer to the run before"))
+            running.answers.put((running.failed("still no answer to the run before"), True))
             return running
         self.thread = threading.Thread(target=running.run, name=f"abboot check {self.name}", daemon=True)
         try:
             self.thread.start()
         except RuntimeError as error:  # no more threads
             self.thread = None
-            running.answers.put(running.failed(describe(error)))
+            running.answers.put((running.failed(describe(error)), True))
         return running
 
 
 @attrs.frozen(kw_only=True)
 class _Running:
-    """One run; an answer that comes too late goes into this run's queue, where nobody looks any more."""
+    """One check in one round; an answer that comes too late goes into this queue, where nobody looks any more."""
 
     runner: _Runner
-    limit_s: float
     started_s: float
-    answers: queue.SimpleQueue[CheckResult]
+    end_s: float  # the deadline of the watch
+    answers: queue.SimpleQueue[tuple[CheckResult, bool]]  # and whether it is the last one
 
     def run(self) -> None:
-        """In the thread.  Only ``ok`` and ``detail`` are believed: a result does not say what is required."""
+        """In the thread: once, and again while it fails and may be retried before the deadline."""
+        for left in range(self.runner.retries, -1, -1):
+            began_s = time.monotonic()
+            limit_s = min(self.runner.timeout_s, max(0.0, self.end_s - began_s))
+            answer = self._attempt(limit_s)
+            now_s = time.monotonic()
+            given_up = now_s > began_s + limit_s + GRACE_S
+            last = answer.ok or not left or given_up or now_s + RETRY_PAUSE_S >= self.end_s
+            self.answers.put((answer, last))
+            if last:
+                return
+            time.sleep(RETRY_PAUSE_S)
+
+    def _attempt(self, limit_s: float) -> CheckResult:
+        """Only ``ok`` and ``detail`` are believed: a result does not say what is required."""
         try:
             check = self.runner.check
             if isinstance(check, BuiltinCheck):
                 # Told what is left, it ends its own processes and sockets at the deadline.
-                check = attrs.evolve(check, timeout_s=max(0.01, self.limit_s))
+                check = attrs.evolve(check, timeout_s=max(0.01, limit_s))
             found = check.run()
-            answer = self._result(ok=found.ok is True, detail=str(found.detail))
+            return self._result(ok=found.ok is True, detail=str(found.detail))
         except BaseException as error:  # noqa: BLE001 - even SystemExit of a foreign check is only a failed check
-            answer = self.failed(describe(error))
-        self.answers.put(answer)
+            return self.failed(describe(error))
 
     def result(self) -> CheckResult:
-        """Wait for the answer, not longer than the check may take."""
-        end_s = self.started_s + self.limit_s + GRACE_S
-        try:
-            return self.answers.get(timeout=max(0.0, end_s - time.monotonic()))
-        except queue.Empty:
-            return self.failed(f"no answer within {write_duration(self.limit_s)}")
+        """Wait for the answer that counts, for no run longer than it may take."""
+        start_s, pause_s = self.started_s, 0.0
+        while True:
+            limit_s = min(self.runner.timeout_s, max(0.0, self.end_s - start_s))
+            try:
+                until_s = start_s + pause_s + limit_s + GRACE_S
+                answer, last = self.answers.get(timeout=max(0.0, min(until_s, self.end_s + GRACE_S) - time.monotonic()))
+            except queue.Empty:
+                return self.failed(f"no answer within {write_duration(limit_s)}")
+            if last:
+                return answer
+            start_s, pause_s = time.monotonic(), RETRY_PAUSE_S
 
     def failed(self, detail: str) -> CheckResult:
         return self._result(ok=False, detail=detail)

@@ -14,31 +14,35 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import pytest
 
-from abboot.core.health import CheckSpec
+from abboot.core.check_spec import CheckSpec
 from abboot.core.settings import SettingError
 from abboot.errors import ConfigError
 from abboot.health import (
     KINDS,
     Check,
+    CheckResult,
     CommandCheck,
+    DefaultRouteCheck,
     FileCheck,
     FreeSpaceCheck,
     HttpCheck,
+    IpVersion,
     MountWritableCheck,
     NoFailedUnitsCheck,
     TcpCheck,
     UnitCheck,
+    UptimeCheck,
     build_checks,
     watch,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 def command(script: str, timeout_s: float = 10.0) -> CommandCheck:
@@ -365,6 +369,86 @@ def test_the_real_systemctl_knows_our_arguments() -> None:
     assert not any(word in (listed.detail + asked.detail).lower() for word in ("unrecognized", "unknown", "invalid"))
 
 
+# -- network and clock -----------------------------------------------------------------------------------------------
+
+# As a Raspberry Pi with Ethernet prints them: `cat /proc/net/route /proc/net/ipv6_route`.
+ROUTES = """\
+Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
+{default}eth0\t0001A8C0\t00000000\t0001\t0\t0\t100\t00FFFFFF\t0\t0\t0
+"""
+DEFAULT_ROUTE = "eth0\t00000000\t0101A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0\n"
+DOWN_ROUTE = DEFAULT_ROUTE.replace("0003", "0002")
+NO_ROUTE_6 = (
+    "00000000000000000000000000000001 00 00000000000000000000000000000000 00 00000000000000000000000000000000 "
+    "00000100 00000001 00000000 00000001       lo\n"
+    "00000000000000000000000000000000 00 00000000000000000000000000000000 00 00000000000000000000000000000000 "
+    "ffffffff 00000001 00000000 00200200       lo\n"
+)
+DEFAULT_ROUTE_6 = (
+    "00000000000000000000000000000000 00 00000000000000000000000000000000 00 fe800000000000000000000000000001 "
+    "00000400 00000001 00000000 00450003    wlan0\n"
+)
+
+
+@pytest.fixture
+def default_route(tmp_path: Path) -> Callable[..., CheckResult]:
+    """The answer of the check to these two files of the kernel."""
+
+    class Fake(DefaultRouteCheck):
+        proc: ClassVar[str] = str(tmp_path)
+
+    def ask(ipv4: str, ipv6: str | None = None, **options: Any) -> CheckResult:
+        (tmp_path / "route").write_text(ROUTES.format(default=ipv4))
+        (tmp_path / "ipv6_route").unlink(missing_ok=True)  # as in a kernel without IPv6
+        if ipv6 is not None:
+            (tmp_path / "ipv6_route").write_text(ipv6)
+        return Fake(name="r", **options).run()
+
+    return ask
+
+
+def test_a_default_route_of_either_protocol_is_enough(default_route: Callable[..., CheckResult]) -> None:
+    assert default_route(DEFAULT_ROUTE).detail == "ipv4 default route through eth0"
+    assert default_route("", DEFAULT_ROUTE_6).detail == "ipv6 default route through wlan0"
+
+
+@pytest.mark.parametrize(
+    ("ipv4", "ipv6"), [("", None), ("", NO_ROUTE_6), (DOWN_ROUTE, NO_ROUTE_6), ("\0 x\n", "x y\n")]
+)
+def test_no_default_route_a_dead_one_and_nonsense_have_failed(
+    default_route: Callable[..., CheckResult], ipv4: str, ipv6: str | None
+) -> None:
+    found = default_route(ipv4, ipv6)
+
+    assert (found.ok, found.detail) == (False, "no default route")
+
+
+def test_the_protocol_and_the_interface_of_a_default_route_can_be_asked_for(
+    default_route: Callable[..., CheckResult],
+) -> None:
+    assert default_route(DEFAULT_ROUTE, NO_ROUTE_6, ip=IpVersion.IPV6).detail == "no ipv6 default route"
+    assert default_route(DEFAULT_ROUTE, DEFAULT_ROUTE_6, interface="wlan0").ok
+    assert default_route(DEFAULT_ROUTE, interface="wlan0").detail == "no default route through wlan0, but through eth0"
+
+
+@pytest.mark.skipif(shutil.which("ip") is None, reason="ip (iproute2) is not installed")
+def test_the_real_kernel_and_the_ip_command_agree_about_the_default_route() -> None:
+    said = [
+        subprocess.run(["ip", version, "route", "show", "default"], capture_output=True, text=True, check=False).stdout
+        for version in ("-4", "-6")
+    ]
+
+    assert DefaultRouteCheck(name="r").run().ok == any(" dev " in text for text in said)
+
+
+def test_uptime_counts_from_the_boot_and_not_by_the_wall_clock() -> None:
+    for at_least_s in (0.0, 1.0, 24 * 3600.0):
+        found = UptimeCheck(name="u", at_least_s=at_least_s).run()
+
+        assert found.ok == (time.clock_gettime(time.CLOCK_BOOTTIME) >= at_least_s)
+        assert found.detail.startswith("up for ")
+
+
 # -- from a configuration --------------------------------------------------------------------------------------------
 
 
@@ -382,6 +466,8 @@ def test_every_kind_is_a_check_and_can_be_built() -> None:
         "no_failed_units": {},
         "mount_writable": {"path": "/"},
         "free_space": {"path": "/", "free": "1MiB"},
+        "default_route": {"interface": "eth0"},
+        "uptime": {"at_least": "2min"},
     }
     assert options.keys() == KINDS.keys()
 
@@ -389,6 +475,13 @@ def test_every_kind_is_a_check_and_can_be_built() -> None:
         assert type(check) is KINDS[kind]
         assert isinstance(check, Check)
         assert (check.name, check.required, check.timeout_s) == ("mine", True, 3.0)
+
+
+def test_retries_of_a_configuration_reach_the_check() -> None:
+    (check,) = build_checks([attrs.evolve(spec("tcp", port=22), retries=2)])
+
+    assert isinstance(check, TcpCheck)
+    assert check.retries == 2
 
 
 @pytest.mark.parametrize("options", [{}, {"port": 0}, {"port": 22, "prot": 1}])

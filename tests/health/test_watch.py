@@ -47,6 +47,7 @@ class Scripted:
     name: str = "scripted"
     required: bool = True
     timeout_s: float = 5.0
+    retries: Any = 0
     runs: int = 0
 
     def run(self) -> CheckResult:
@@ -210,6 +211,59 @@ def test_a_program_that_runs_at_the_deadline_is_stopped_there() -> None:
     assert not report.healthy
     assert "killed" in report.summary
     assert time.monotonic() - before_s < 3
+
+
+def test_a_hiccup_does_not_count_where_the_check_may_be_run_again() -> None:
+    hiccup, steady = (
+        Scripted(act=lambda run: answer(run >= 2), retries=1),
+        Scripted(act=lambda run: answer(True), name="steady"),
+    )
+
+    report = watch([hiccup, steady], stable_for=3, deadline=9, interval=1, clock=FakeClock())
+
+    assert report.healthy
+    assert report.duration_s == 3  # no round failed
+    assert hiccup.runs == steady.runs + 1
+
+
+def test_a_failure_counts_when_every_retry_failed_too() -> None:
+    check = Scripted(act=lambda run: answer(False, f"run {run}"), retries=2)
+
+    report = watch([check], deadline=4)
+
+    assert not report.healthy
+    assert check.runs >= 3
+    assert report.duration_s < 5.5
+
+
+def test_a_check_that_hangs_is_not_waited_for_once_for_every_retry() -> None:
+    release = threading.Event()
+    check = Scripted(act=lambda run: release.wait(30), retries=50, timeout_s=0.1)
+    before_s = time.monotonic()
+
+    report = watch([check], deadline=0.5)
+    release.set()
+
+    assert not report.healthy
+    assert time.monotonic() - before_s < 3
+    assert check.runs == 1
+
+
+@pytest.mark.parametrize("retries", [-1, 101, "many"])
+def test_retries_that_cannot_be_are_a_failed_check(retries: Any) -> None:
+    report = watch([Scripted(act=lambda run: answer(True), retries=retries)], deadline=0.5)
+
+    assert not report.healthy
+    assert "not a check" in report.summary
+
+
+def test_a_built_in_check_is_retried_too(tmp_path: Path) -> None:
+    script = f"test -e {tmp_path}/second || {{ touch {tmp_path}/second; exit 1; }}"
+
+    report = watch([CommandCheck(name="flaky", argv=("sh", "-c", script), retries=1)], deadline=30)
+
+    assert report.healthy
+    assert report.duration_s >= 1  # a second between the runs
 
 
 def test_progress_is_told_after_each_round() -> None:
