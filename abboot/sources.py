@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from abboot.core.buildinfo import build_date
 from abboot.core.record import Manifest
 from abboot.core.tree import MAX_DEPTH, MAX_FILES, fold, is_reserved, shown
 from abboot.core.value import Value
@@ -28,6 +29,8 @@ from abboot.errors import AbbootError, InvalidTree
 from abboot.fat.digest import digest_files
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from abboot.core.protocols import Volume
 
 CHUNK_SIZE = 1024 * 1024  # bytes
@@ -298,6 +301,15 @@ def _spelling(folder: str, folders: dict[str, str]) -> str:
 
 def _at(file: SourceFile, path: str) -> SourceFile:
     return SourceFile(path=path, size=file.size, chunks=file.chunks, origin=file.origin)
+
+
+def firmware_builds(files: Iterable[SourceFile]) -> dict[str, date | None]:
+    """The build dates of ``start4.elf`` and ``start.elf``, as far as they tell."""
+    return {
+        file.path.lower(): build_date(file.chunks())
+        for file in files
+        if file.path.lower() in ("start4.elf", "start.elf")
+    }
 
 
 def boot_texts(files: Iterable[SourceFile]) -> dict[str, str]:

@@ -25,7 +25,7 @@ from abboot.fat.plan import Content, VolumePlan, plan_volume
 from abboot.fat.read import FatVolume
 from abboot.fat.write import Diff, WriteReport, compare, invalidate, validate, write_content
 from abboot.progress import SILENT, Meter
-from abboot.sources import MemoryFile, SourceFile, boot_texts, digest_all
+from abboot.sources import MemoryFile, SourceFile, boot_texts, digest_all, firmware_builds
 
 if TYPE_CHECKING:
     from abboot.fat.volume import Held
@@ -209,7 +209,7 @@ def prepare(
         volume=volume,
         diff=compare(device, volume, held, step),
         files=files,
-        warnings=warn_tree({file.path: file.size for file in files}, boot_texts(files)),
+        warnings=warn_tree({file.path: file.size for file in files}, boot_texts(files), firmware_builds(files)),
         before=before,
         extra=extra,
     )

@@ -11,7 +11,10 @@ the same characters and strips trailing dots (fs/fat/namei_vfat.c).
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import TYPE_CHECKING
+
+import attrs
 
 from abboot.core.canonical import is_text
 from abboot.errors import InvalidTree
@@ -155,77 +158,156 @@ def _collision(path: str, spelled: dict[str, str], directories: set[str], leaves
 
 # -- what looks unbootable ----------------------------------------------------------------------------------------
 
+_EEPROM_UPDATE = "an EEPROM update on a slot can keep the board from booting"
+_RESCUE = "a Pi 4 tries it before start4.elf"
 # What the firmware or the boot ROM acts on before the system that is to be tried, or instead of it.
-_TRAPS: Mapping[str, str] = {
-    "recovery.bin": "an EEPROM update on a slot can keep the board from booting (H-11)",
-    "pieeprom.upd": "an EEPROM update on a slot can keep the board from booting (H-11)",
-    "recovery.elf": "a Pi 4 tries it before start4.elf (H-48)",
-    "recover4.elf": "a Pi 4 tries it before start4.elf (H-48)",
+_TRAPS: Mapping[str, tuple[str, str]] = {
+    "recovery.bin": ("H-11", _EEPROM_UPDATE),
+    "pieeprom.upd": ("H-11", _EEPROM_UPDATE),
+    "pieeprom.sig": ("H-11", _EEPROM_UPDATE),
+    "vl805.bin": ("H-11", _EEPROM_UPDATE),
+    "vl805.sig": ("H-11", _EEPROM_UPDATE),
+    "recovery.elf": ("H-48", _RESCUE),
+    "recover4.elf": ("H-48", _RESCUE),
 }
 _FIXUP_OF = {"start4.elf": "fixup4.dat", "start.elf": "fixup.dat"}
 _KERNEL = re.compile(r"kernel.*|vmlinu[xz].*|.*image.*", re.IGNORECASE)
 _PI_5_DTB = re.compile(r"bcm2712[^/]*\.dtb", re.IGNORECASE)
-_PANIC = re.compile(r"(?:^|\s)panic=-?[1-9]\d*(?=\s|$)")
+# What `auto_initramfs=1` takes on Raspberry Pi OS (config_txt/boot.adoc).
+_RASPIOS_INITRAMFS = re.compile(r"initramfs(_2712|[78]l?)?", re.IGNORECASE)
+_PANIC = re.compile(r"(?:^|\s)panic=(-?[1-9]\d*)(?=\s|$)")
+_KEEPS_WATCHDOG = re.compile(r"(?:^|\s)watchdog_disarm=0(?=\s|$)")
 _LINE_MAX = 98  # characters of a config.txt line that the firmware reads (config_txt/what_is_config_txt.adoc)
 
 
-def warn_tree(files: Mapping[str, int], texts: Mapping[str, str]) -> tuple[str, ...]:
-    """What looks as if this tree would not boot, or would not come back from a hang; one sentence each.
+FIRST_FOR_TRIALS = date(2022, 10, 18)
+"""Build date of the first ``start4.elf`` that knows ``tryboot_a_b`` (rpi-eeprom#504)."""
 
-    Warnings, never a refusal.  Plain settings are looked at: no filters, no included files.
+
+@attrs.frozen
+class Remark:
+    """One thing about a tree; ``hazard`` is its number (:mod:`abboot.core.hazards`), empty for an ordinary mistake."""
+
+    hazard: str
+    text: str
+
+
+def warn_tree(
+    files: Mapping[str, int], texts: Mapping[str, str], builds: Mapping[str, date | None] | None = None
+) -> tuple[str, ...]:
+    """What :func:`look_at_tree` finds, one sentence each, with the number of the hazard."""
+    return tuple(
+        f"{remark.text} ({remark.hazard})" if remark.hazard else remark.text
+        for remark in look_at_tree(files, texts, builds)
+    )
+
+
+def look_at_tree(
+    files: Mapping[str, int], texts: Mapping[str, str], builds: Mapping[str, date | None] | None = None
+) -> tuple[Remark, ...]:
+    """What looks as if this tree would not boot, or would not come back from a hang (G11).
+
+    For warnings, never for a refusal.  Plain settings are looked at: no filters, no included files.
 
     Args:
         files: path to size of every file of the tree.
         texts: the contents of ``config.txt`` and ``cmdline.txt`` under their lower-case paths, as far as they are
             known; nothing is said about a content that is not.
+        builds: build dates of ``start4.elf`` and ``start.elf``; one that is not known counts as new enough.
     """
     names = {fold(path) for path in files}
     bases = [path.rpartition("/")[2] for path in files]
 
-    warnings = [f"{path}: {why}" for path, why in _TRAPS.items() if fold(path) in names]
+    remarks = [Remark(hazard, f"{path}: {why}") for path, (hazard, why) in _TRAPS.items() if fold(path) in names]
+    remarks += [
+        Remark("H-02", f"{name} is of {built}: before 2022-10-18 it wants tryboot.txt in a trial")
+        for name, built in (builds or {}).items()
+        if built is not None and built < FIRST_FOR_TRIALS
+    ]
     if fold("boot.img") in names:
-        return tuple(warnings)  # everything else is inside the ramdisk (config_txt/boot.adoc, boot_ramdisk)
+        return tuple(remarks)  # everything else is inside the ramdisk (config_txt/boot.adoc, boot_ramdisk)
+
+    def warn(text: str, hazard: str = "") -> None:
+        remarks.append(Remark(hazard, text))
 
     if fold("config.txt") not in names:
-        warnings.append("config.txt is missing: a Pi 5 does not boot without it")
+        warn("config.txt is missing: a Pi 5 does not boot without it")
     config = texts.get("config.txt", "")
-    settings = _settings(config)
+    settings = config_settings(config)
     if any(len(line) > _LINE_MAX for line in config.splitlines()):
-        warnings.append(f"config.txt has a line over {_LINE_MAX} characters: the firmware reads no further")
+        warn(f"config.txt has a line over {_LINE_MAX} characters: the firmware reads no further")
 
     starts = [name for name in _FIXUP_OF if fold(name) in names]
     if not starts and not any(_PI_5_DTB.fullmatch(base) for base in bases):
-        warnings.append(
+        warn(
             "no firmware: found neither start4.elf (Pi 4), start.elf (Pi 3 and older) nor a bcm2712 device tree (Pi 5)"
         )
-    warnings += [f"{_FIXUP_OF[name]} is missing beside {name}" for name in starts if fold(_FIXUP_OF[name]) not in names]
+    for name in starts:
+        if fold(_FIXUP_OF[name]) not in names:
+            warn(f"{_FIXUP_OF[name]} is missing beside {name}")
 
     prefix = settings.get("os_prefix", "")
     kernel = settings.get("kernel")
     if kernel is not None and names.isdisjoint((fold(prefix + kernel), fold(kernel))):
-        warnings.append(f"config.txt names the kernel {shown(kernel)}, which is not there")
+        warn(f"config.txt names the kernel {shown(kernel)}, which is not there")
     elif kernel is None and not any(_KERNEL.fullmatch(base) for base in bases):
-        warnings.append("no kernel was found")
+        warn("no kernel was found")
 
     name = settings.get("cmdline", "cmdline.txt")
-    path = prefix + name if fold(prefix + name) in names else name
-    if fold(path) not in names:
-        warnings.append(f"{shown(name)} is missing: the kernel does not learn its root file system")
-    elif not _PANIC.search(texts.get(path.lower(), "panic=1")):
-        warnings.append(
-            f"{shown(path)} has no panic=10: a trial that panics hangs until somebody pulls the plug (H-24)"
-        )
-    if fold("config.txt") not in names or (
-        "config.txt" in texts and settings.get("kernel_watchdog_timeout", "0") in ("", "0")
-    ):
-        warnings.append(
+    path = cmdline_path(files, config)
+    cmdline = texts.get(path.lower()) if path is not None else None
+    if path is None:
+        warn(f"{shown(name)} is missing: the kernel does not learn its root file system")
+    elif cmdline is not None and not panic_seconds(cmdline):
+        warn(f"{shown(path)} has no panic=10: a trial that panics hangs until somebody pulls the plug", "H-24")
+    watched = watchdog_seconds(config)
+    if fold("config.txt") not in names or ("config.txt" in texts and not watched):
+        warn(
             "config.txt has no kernel_watchdog_timeout=120: a trial whose kernel hangs stays until somebody pulls the "
-            "plug (H-24)"
+            "plug",
+            "H-24",
         )
-    return tuple(warnings)
+    if watched and cmdline is not None and not keeps_watchdog(cmdline) and settings.get("auto_initramfs") == "1":
+        initramfs = next((name for name in bases if _RASPIOS_INITRAMFS.fullmatch(name)), None)
+        if initramfs is not None:
+            assert path is not None
+            warn(
+                f"{shown(path)} has no watchdog_disarm=0: {initramfs} of Raspberry Pi OS may switch off the watchdog "
+                "that the firmware started",
+                "H-25",
+            )
+    return tuple(remarks)
 
 
-def _settings(config: str) -> dict[str, str]:
+def cmdline_path(files: Iterable[str], config: str) -> str | None:
+    """The file of a tree that the firmware takes for the kernel's command line, as stored; ``None`` if it is not there.
+
+    Source: config_txt/boot.adoc, ``cmdline`` and ``os_prefix``.
+    """
+    stored = {fold(path): path for path in files}
+    settings = config_settings(config)
+    name = settings.get("cmdline", "cmdline.txt")
+    return stored.get(fold(settings.get("os_prefix", "") + name)) or stored.get(fold(name))
+
+
+def panic_seconds(cmdline: str) -> int:
+    """``panic=`` of a command line: seconds until a panicked kernel resets, negative for at once, 0 for never."""
+    found = _PANIC.findall(cmdline)
+    return int(found[-1][:9]) if found else 0
+
+
+def keeps_watchdog(cmdline: str) -> bool:
+    """Whether ``watchdog_disarm=0`` keeps the initramfs of Raspberry Pi OS from disarming the watchdog (H-25)."""
+    return _KEEPS_WATCHDOG.search(cmdline) is not None
+
+
+def watchdog_seconds(config: str) -> int:
+    """``kernel_watchdog_timeout`` of a ``config.txt``; 0 where there is none, or no number."""
+    value = config_settings(config).get("kernel_watchdog_timeout", "0")
+    return int(value[:9]) if value.isascii() and value.isdigit() else 0
+
+
+def config_settings(config: str) -> dict[str, str]:
     """``key=value`` lines of config.txt; the first of a key counts here."""
     settings: dict[str, str] = {}
     for line in config.splitlines():

@@ -44,7 +44,7 @@ from abboot.image.spec import ImageSpec, PartitionSpec
 from abboot.linux.blockdevice import ImageDisk
 from abboot.linux.sysroot import device_error
 from abboot.progress import Meter, Progress
-from abboot.sources import FolderSource, SourceFile, boot_texts, digest_all
+from abboot.sources import FolderSource, SourceFile, boot_texts, digest_all, firmware_builds
 from abboot.version import VERSION
 
 SELECTOR_PARTITION = 1
@@ -202,7 +202,7 @@ def _plan_card(spec: ImageSpec, files: Sequence[SourceFile]) -> _Card:
         volumes=volumes,
         records=records,
         manifest=manifest,
-        warnings=warn_tree({file.path: file.size for file in files}, boot_texts(files)),
+        warnings=warn_tree({file.path: file.size for file in files}, boot_texts(files), firmware_builds(files)),
     )
 
 
