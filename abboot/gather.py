@@ -26,6 +26,7 @@ from abboot.core.protocols import Disk
 from abboot.core.snippets import CONFIG_PATH, SNIPPET_DIRECTORY, is_snippet, merge_snippets
 from abboot.core.states import Observation
 from abboot.core.tree import fold, problem_of_path, shown
+from abboot.core.value import Value
 from abboot.core.words import Slot
 from abboot.errors import AbbootError, InvalidTree
 from abboot.sources import FolderSource, MemoryFile, SourceFile, VolumeSource, merge
@@ -35,8 +36,8 @@ TEXT_LIMIT = 256 * 1024  # bytes: of cmdline.txt, and of config.txt with its sni
 _SOURCE_LINE = 100  # characters
 
 
-@attrs.frozen(kw_only=True)
-class Gathered:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Gathered(Value):
     """A tree, ready to be staged while :func:`gather` is open.
 
     Args:

@@ -12,7 +12,9 @@ from typing import Any
 
 AUTOBOOT_REPLACED = "autoboot.replaced"
 BOOT_OBSERVED = "boot.observed"
+EVIDENCE_KEPT = "evidence.kept"
 JOURNAL_APPENDED = "journal.appended"
+REBOOT_INSISTED = "reboot.insisted"
 REBOOT_REQUESTED = "reboot.requested"
 SLOT_HIDDEN = "slot.hidden"
 SLOT_SHOWN = "slot.shown"

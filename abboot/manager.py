@@ -14,69 +14,35 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
-import attrs
-
 from abboot.config import Config, RebootChannel
 from abboot.core.journal import Clocks, Entry
 from abboot.core.layout import Configured, volume_id
-from abboot.core.states import OUTCOMES, REFUSALS, UNTOLD, Observation, Permit, Situation, Verb, classify, slot_after
-from abboot.core.words import FatType, Outcome, Phase, Slot, SlotState, TrialProgress
+from abboot.core.states import REFUSALS, UNTOLD, Observation, Permit, Situation, Verb, classify, slot_after
+from abboot.core.words import TROUBLE, FatType, Outcome, Phase, Slot, SlotState, TrialProgress
 from abboot.errors import AbbootError, Damaged, Locked, Refused
+from abboot.log import REBOOT_INSISTED, log
 from abboot.observe import observe
-from abboot.status import Forecast, SlotStatus, Status, last_trial, next_step
 from abboot.version import VERSION
 
 if TYPE_CHECKING:
     from abboot.core.health import CheckResult, HealthReport
-    from abboot.core.plan import Stamp
+    from abboot.core.journal import Trial
+    from abboot.core.plan import Plan, Stamp
     from abboot.core.protocols import BlockDevice, Disk, Machine
+    from abboot.evidence import Evidence
     from abboot.execute import Executor
     from abboot.gather import Gathered
     from abboot.progress import Meter, Progress
     from abboot.repair import Repair
-    from abboot.staging import Prepared
+    from abboot.results import Change, Confirmation, Staged
+    from abboot.staging import Extra, Prepared
+    from abboot.status import Status
     from abboot.verify import Verification
 
 SHORTEST_DIGEST = 12  # hexadecimal digits that name a record; what `status` shows
 
-
-@attrs.frozen(kw_only=True)
-class Staged:
-    """What :meth:`BootManager.stage` did."""
-
-    changed: bool  # False: the slot held exactly this already, and nothing was written to it
-    slot: Slot
-    record_digest: str  # names this staging
-    tree_digest: str  # names the tree
-    bytes_total: int  # of the tree
-    bytes_written: int  # to slot, selector and journal
-    files_written: int
-    duration_s: float
-    warnings: tuple[str, ...]
-
-
-@attrs.frozen(kw_only=True)
-class Change:
-    """What a verb changed.  ``rebooting``: a reboot was asked for, and accepted."""
-
-    changed: bool
-    phase_before: Phase
-    phase_after: Phase
-    slot: Slot | None = None
-    rebooting: bool = False
-    detail: str = ""  # one sentence
-
-
-@attrs.frozen(kw_only=True)
-class Confirmation:
-    """What :meth:`BootManager.confirm` concluded and did."""
-
-    verdict: str  # "healthy", "unhealthy", or "none" outside a trial
-    summary: str
-    checks: tuple[CheckResult, ...]
-    action: str  # "committed", "reverted", "noted" or "nothing"
-    outcome: Outcome | None  # how the last trial ended, if that was noted now
-    change: Change | None
+#: A note of `status` where `trial.reboot = "argument"`.
+BY_ARGUMENT = "a trial is asked for by the reboot argument alone (trial.reboot), which nobody can read back (H-29)"
 
 
 class BootManager:
@@ -88,13 +54,21 @@ class BootManager:
             booted: the phase is OFFLINE then, and this kernel's device tree is never read for it.
         config: the operator's settings; ``None`` for the defaults.
         live: this process runs on that board, so that configured health checks say something about it.
+        evidence: keep what tells why a trial failed below this root of a system; ``None`` keeps nothing.
     """
 
     def __init__(
-        self, disk: Disk, machine: Machine | None = None, config: Config | None = None, *, live: bool = True
+        self,
+        disk: Disk,
+        machine: Machine | None = None,
+        config: Config | None = None,
+        *,
+        live: bool = True,
+        evidence: str | None = None,
     ) -> None:
         self._disk = disk
         self._live = live
+        self._evidence_root = evidence
         self._machine = machine
         self._config = config or Config()
 
@@ -127,7 +101,8 @@ class BootManager:
             )
         here = is_booted_disk(sysroot, path)
         machine = SystemMachine(sysroot) if here else None
-        return cls(open_disk(path, sysroot), machine, config, live=is_live(sysroot))
+        evidence = sysroot if here else None
+        return cls(open_disk(path, sysroot), machine, config, live=is_live(sysroot), evidence=evidence)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, config: Config | None = None) -> BootManager:
@@ -143,6 +118,15 @@ class BootManager:
     @property
     def disk(self) -> Disk:
         return self._disk
+
+    @property
+    def machine(self) -> Machine | None:
+        """The board that booted from this disk; ``None`` offline."""
+        return self._machine
+
+    @property
+    def config(self) -> Config:
+        return self._config
 
     def close(self) -> None:
         self._disk.close()
@@ -161,9 +145,33 @@ class BootManager:
         Raises:
             Damaged: there is no partition table, or no selector and slots, to speak about.
         """
+        from abboot.status import describe
+
         observation = self._observe()
         situation = classify(observation)
-        return self._status(observation, situation)
+        # H-29: where nothing can be read back, nobody knows before the reboot whether there will be a trial.
+        by_argument = self._machine is not None and self._config.trial.reboot is RebootChannel.ARGUMENT
+        return describe(
+            self._disk,
+            observation,
+            situation,
+            notes=(BY_ARGUMENT,) if by_argument else (),
+            evidence=self._evidence_of(situation.trial),
+        )
+
+    def survey(self) -> tuple[Observation, Situation]:
+        """What :meth:`status` is made of, for adapters.  No lock, no write; raises like it."""
+        observation = self._observe()
+        return observation, classify(observation)
+
+    def look(self) -> tuple[Observation, Situation]:
+        """What was read, and what follows from it: for whoever needs more than :meth:`status`.  No lock, no write.
+
+        Raises:
+            AbbootError: as :meth:`status`.
+        """
+        observation = self._observe()
+        return observation, classify(observation)
 
     def log(self) -> tuple[Entry, ...]:
         """The journal, newest last.  No lock, no write."""
@@ -203,6 +211,7 @@ class BootManager:
         fat_type: FatType | None = None,
         annotations: Mapping[str, str] | None = None,
         label: str = "",
+        extra: Callable[[Slot], Extra] | None = None,
         dry_run: bool = False,
         progress: Callable[[Progress], None] | None = None,
     ) -> Staged:
@@ -223,6 +232,8 @@ class BootManager:
             fat_type: format the slot anew with this type; its volume id and label stay.  ``None`` keeps what is there.
             annotations: free keys for programs, kept in the record.
             label: free text for people, kept in the record.
+            extra: for adapters: what else goes into the record and beside it; called with the slot, under the lock,
+                when all files are known and none was read yet.
             dry_run: say what would be written; write nothing.
             progress: called with a :class:`abboot.progress.Progress` after every piece that was read or written.
 
@@ -234,6 +245,7 @@ class BootManager:
         from abboot.core import plan as plans
         from abboot.gather import gather
         from abboot.progress import Meter
+        from abboot.results import Staged
 
         clock = _clock(self._machine)
         began = clock()
@@ -256,7 +268,16 @@ class BootManager:
                 self._slot_device(observation, slot) as device,
             ):
                 prepared = self._prepare(
-                    device, slot, gathered, observation, situation, label, annotations, fat_type, meter
+                    device,
+                    slot,
+                    gathered,
+                    observation,
+                    situation,
+                    label,
+                    annotations,
+                    extra(slot) if extra is not None else None,
+                    fat_type,
+                    meter,
                 )
                 written = files_written = 0
                 attempts = self._config.trial.attempts
@@ -273,6 +294,7 @@ class BootManager:
                         volume_id=prepared.volume.geometry.volume_id,
                         label=prepared.volume.geometry.label,
                         geometry=prepared.volume.geometry.to_json(),
+                        note=label,
                     )
                     executor = self._executor(observation, prepared=prepared, progress=meter)
                     executor.run(plan)
@@ -296,7 +318,15 @@ class BootManager:
             warnings=(*gathered.warnings, *prepared.warnings, *again),
         )
 
-    def trial(self, record_digest: str | None = None, *, retry: bool = False, reboot: bool = True) -> Change:
+    def trial(
+        self,
+        record_digest: str | None = None,
+        *,
+        retry: bool = False,
+        reboot: bool = True,
+        force: bool = False,
+        reason: str = "",
+    ) -> Change:
         """Arm the staged slot, set the one-shot flag and read it back, reboot.
 
         Args:
@@ -304,53 +334,135 @@ class BootManager:
                 nobody else's staging is tried instead.  ``None`` takes what is staged.
             retry: try a slot again that failed before.
             reboot: ``False`` arms and sets the flag, and leaves the reboot to somebody else.
+            force: reboot even if somebody is busy (an inhibitor lock, or the configured ``busy_hook``).
+            reason: why, for the journal.
 
         Raises:
-            Refused: the phase forbids it, the slot holds nothing to try, or this bootloader, kernel or configuration
-                cannot try it once.
-            VerificationFailed: a file of the slot is not what was staged.
+            Refused: the phase forbids it, the slot holds nothing to try, somebody is busy, or this bootloader, kernel
+                or configuration cannot try it once.
+            VerificationFailed: a file of the slot is not what was staged; an arm of it is undone.
+            DeviceError: a write, the flag or the reboot failed; the arm is undone, as far as the card lets it.
         """
         with self._changing() as (observation, situation):
             permit = self._permit(situation, Verb.TRIAL)
             if permit is Permit.FINISH:
-                return self._fire(observation, situation, record_digest, reboot=reboot)
+                return self._fire(observation, situation, record_digest, reboot=reboot, force=force)
             slot = situation.inactive
             if slot is None:
                 raise Refused("cannot try a slot: there is no inactive one", "`abboot status` says why")
             self._check_tryable(situation, slot, retry=retry)
             self._check_digest(observation, slot, record_digest)
-            return self._arm(observation, situation, slot, reboot=reboot)
+            return self._arm(observation, situation, slot, reboot=reboot, force=force, reason=reason)
+
+    def check_board(self) -> None:
+        """Whether a slot can be tried once on this board, and now.  No lock, no write.
+
+        Raises:
+            Refused: this bootloader, kernel or configuration cannot, or somebody is busy.
+        """
+        observation = self._observe()
+        self._check_bootloader(observation)
+        self._check_channel(observation)
+        self._check_idle("try a slot")
+
+    def fall_back(self, *, reason: str) -> Change:
+        """Reboot out of a trial and change nothing but the journal: the firmware has to return to the primary.
+
+        :meth:`revert` is how a trial is left; this is how it is proved that a trial ends by itself.  The reboot is
+        asked for only after the entry was read back (G7).
+
+        Raises:
+            Refused: no trial is running.
+        """
+        from abboot.core import plan as plans
+        from abboot.results import Change
+
+        with self._changing() as (observation, situation):
+            if situation.phase is not Phase.TRIAL:
+                raise Refused(f"cannot fall back: {situation.reason}", "`abboot status` says where things stand")
+            self._executor(observation).run(plans.plan_fall_back(observation, situation, self._stamp(), reason=reason))
+            return Change(
+                changed=True,
+                phase_before=situation.phase,
+                phase_after=Phase.SETTLED,
+                slot=situation.booted,
+                rebooting=True,
+                detail=reason,
+            )
 
     def _arm(
-        self, observation: Observation, situation: Situation, slot: Slot, *, reboot: bool, reason: str = ""
+        self,
+        observation: Observation,
+        situation: Situation,
+        slot: Slot,
+        *,
+        reboot: bool,
+        force: bool,
+        reason: str = "",
     ) -> Change:
         from abboot.core import plan as plans
 
         self._check_bootloader(observation)
         self._check_channel(observation)
+        if reboot and not force:
+            self._check_idle(f"try slot {slot}")
         attempts = self._config.trial.attempts
         plan = plans.plan_trial(
             observation, situation, self._stamp(), slot=slot, attempts=attempts, reboot=reboot, reason=reason
         )
-        self._executor(observation).run(plan)
+        self._run_or_disarm(observation, plan)
         return self._armed(observation, situation, slot, changed=True, reboot=reboot)
 
     def _fire(
-        self, observation: Observation, situation: Situation, record_digest: str | None, *, reboot: bool
+        self, observation: Observation, situation: Situation, record_digest: str | None, *, reboot: bool, force: bool
     ) -> Change:
         from abboot.core import plan as plans
 
         slot = situation.armed
         assert slot is not None
-        self._check_channel(observation)
-        self._check_digest(observation, slot, record_digest)
+        try:
+            self._check_channel(observation)
+            self._check_digest(observation, slot, record_digest)
+            if reboot and not force:
+                self._check_idle(f"try slot {slot}")
+        except AbbootError as error:
+            error.hint += f"; slot {slot} stays armed: `abboot revert` cancels that"
+            raise
         plan = plans.plan_fire(observation, situation, self._stamp(), reboot=reboot)
-        self._executor(observation).run(plan)
+        self._run_or_disarm(observation, plan)
         return self._armed(observation, situation, slot, changed=bool(plan), reboot=reboot)
+
+    def _run_or_disarm(self, observation: Observation, plan: Plan) -> None:
+        """Execute a plan that arms.  Where it fails, an ordinary reboot must not become the trial after all (H-12)."""
+        try:
+            self._executor(observation).run(plan)
+        except AbbootError as error:
+            undone = self._disarm_after_failure()
+            if undone is not None:
+                error.hint += f"{'; ' if error.hint else ''}{undone}"
+            raise
+
+    def _disarm_after_failure(self) -> str | None:
+        """What became of the arm, for the hint; ``None`` where there was none to undo."""
+        from abboot.core import plan as plans
+
+        try:
+            observation = self._observe()
+            situation = classify(observation)
+            pending = "tryboot" in (observation.pending_argument or "")
+            if situation.phase is not Phase.ARMED and not observation.flag and not pending:
+                return None
+            plan = plans.plan_rest(observation, situation, self._stamp(), attempts=self._config.trial.attempts)
+            self._executor(observation).run(plan)
+        except AbbootError:
+            return "it may still be armed: `abboot status` tells, `abboot revert` cancels it"
+        return "the trial is disarmed"
 
     def _armed(
         self, observation: Observation, situation: Situation, slot: Slot, *, changed: bool, reboot: bool
     ) -> Change:
+        from abboot.results import Change
+
         return Change(
             changed=changed,
             phase_before=situation.phase,
@@ -398,11 +510,14 @@ class BootManager:
         Raises:
             Refused: the phase is FOREIGN.
         """
+        from abboot.results import Confirmation
+
         situation, outcome = self._note_boot_or_leave()
         if situation.phase is Phase.FOREIGN:
             hint = REFUSALS[Phase.FOREIGN, Verb.COMMIT][1] if situation.booted else UNTOLD
             raise Refused(f"cannot confirm: {situation.reason}", hint)
         if situation.phase is not Phase.TRIAL:
+            self._keep_outcome(situation)
             return Confirmation(
                 verdict="none",
                 summary=situation.reason,
@@ -411,6 +526,11 @@ class BootManager:
                 outcome=outcome,
                 change=None,
             )
+        left = self._go_on_with_selftest()
+        if left is not None:
+            return Confirmation(
+                verdict="none", summary=left.detail, checks=(), action="self_test", outcome=outcome, change=left
+            )
         results: tuple[CheckResult, ...] = ()
         if situation.trial is not None and situation.trial.progress is TrialProgress.REVERTING:
             # It was left before, and the reboot did not come: no check brings it back.
@@ -418,7 +538,7 @@ class BootManager:
         else:
             report = self._watch(checks, progress)
             healthy, summary, results = report.healthy, report.summary, report.checks
-        change = self.end_trial(healthy=healthy, reason=summary)
+        change = self.end_trial(healthy=healthy, reason=summary, checks=results)
         ended = "reverted" if change.rebooting else "committed"
         return Confirmation(
             verdict="healthy" if healthy else "unhealthy",
@@ -428,6 +548,21 @@ class BootManager:
             outcome=outcome,
             change=change,
         )
+
+    def _check_no_canary(self, observation: Observation, situation: Situation) -> None:
+        """A canary is no update, whoever calls every boot a good one: its trial proves the way back."""
+        from abboot.selftest import is_canary
+
+        if situation.booted is not None and is_canary(observation.slots[situation.booted].record):
+            raise Refused(
+                f"cannot commit: slot {situation.booted} holds the canary of a self-test",
+                "`abboot selftest` goes on with the test, `abboot revert` leaves it",
+            )
+
+    def _go_on_with_selftest(self) -> Change | None:
+        from abboot import selftest
+
+        return selftest.advance(self)
 
     def _note_boot_or_leave(self) -> tuple[Situation, Outcome | None]:
         """A trial on a card that takes no more writes cannot be stamped ``started``; it must still end (G11)."""
@@ -441,22 +576,42 @@ class BootManager:
                 raise
             return situation, None
 
-    def end_trial(self, *, healthy: bool, reason: str = "") -> Change:
+    def end_trial(
+        self, *, healthy: bool, reason: str = "", checks: Sequence[CheckResult] = (), overdue: bool = False
+    ) -> Change:
         """Commit the running trial, or leave it.  Outside a trial: nothing (G7).
 
         A trial that is healthy and cannot be committed (a changed file, a damaged selector, a card that takes no
         writes) is left as well: it would fall back at the next reset anyway, and then nobody would look.
+
+        A commit waits while the supply voltage is too low (H-47), for the ``deadline`` of the health checks at most;
+        leaving waits while somebody is busy, for ``busy_limit`` at most.
+
+        Args:
+            healthy: commit; else leave.
+            reason: why, for the journal.
+            checks: what the health checks found, kept as evidence of a trial that is left.
+            overdue: nobody confirmed it in time: wait for nobody.
         """
+        situation = classify(self._observe())
+        if situation.phase is not Phase.TRIAL:
+            return self._unchanged(situation, "no trial is running")
+        if healthy and (left := self._go_on_with_selftest()) is not None:
+            return left
         failure: AbbootError | None = None
-        if healthy and classify(self._observe()).phase is Phase.TRIAL:
+        if healthy and not self._wait_for_power():
+            limit = self._config.health.deadline_s
+            reason = f"the supply voltage stayed too low to write for {limit:g} s (H-47)"
+        elif healthy:
             try:
-                return self.commit()  # which does nothing if the trial was committed meanwhile
+                return self._commit()  # which does nothing if the trial was committed meanwhile
             except Locked:
                 raise
             except AbbootError as error:
                 failure, reason = error, error.message
-        elif healthy:
-            return self._unchanged(classify(self._observe()), "no trial is running")
+        self._keep_checks(situation.trial, reason, checks)
+        if not overdue:
+            self._wait_until_idle()
         with self._changing(allow_damaged_autoboot=True) as (observation, situation):
             if situation.phase is not Phase.TRIAL:
                 if failure is not None:
@@ -472,12 +627,22 @@ class BootManager:
             VerificationFailed: a file of the booted slot is not what was staged; files that the running system edits
                 by policy are noted instead.
         """
+        if self._machine is not None and self._machine.under_voltage():
+            raise Refused(
+                "cannot commit: the supply voltage is too low to write now (H-47)",
+                "use a better power supply or cable, and run `abboot commit` again",
+            )
+        return self._commit()
+
+    def _commit(self) -> Change:
         from abboot.core import plan as plans
+        from abboot.results import Change
 
         with self._changing() as (observation, situation):
             permit = self._permit(situation, Verb.COMMIT)
             if permit is Permit.NOTHING:
                 return self._unchanged(situation, f"slot {situation.primary} is the primary already")
+            self._check_no_canary(observation, situation)
             executor = self._executor(observation)
             executor.run(plans.plan_commit(observation, situation, self._stamp()))
             drift = f"; edited by the running system: {', '.join(executor.drift)}" if executor.drift else ""
@@ -489,20 +654,29 @@ class BootManager:
                 detail=f"slot {situation.booted} is the primary now{drift}",
             )
 
-    def revert(self, *, reason: str = "requested by the operator", reboot: bool = True) -> Change:
+    def revert(self, *, reason: str = "requested by the operator", reboot: bool = True, force: bool = False) -> Change:
         """Cancel an arm, leave a trial, or go back after a commit.
 
         ARMED: disarm.  TRIAL: journal it, disarm, plain reboot into the primary; the reboot happens even if the journal
         cannot be written.  SETTLED: going back is a trial of the other slot, if that one is good.
 
+        Args:
+            reason: kept in the journal.
+            reboot: ``False`` journals and disarms, or arms, and leaves the reboot to somebody else.
+            force: reboot even if somebody is busy (an inhibitor lock, or the configured ``busy_hook``).
+
         Raises:
-            Refused: there is nothing to go back to.
+            Refused: there is nothing to go back to, or somebody is busy.
         """
         from abboot.core import plan as plans
+        from abboot.results import Change
 
         with self._changing(allow_damaged_autoboot=True) as (observation, situation):
             permit = self._permit(situation, Verb.REVERT)
             if permit is Permit.LEAVE:
+                if reboot and not force:
+                    self._check_idle(f"leave the trial of slot {situation.booted}")
+                self._keep_checks(situation.trial, reason, ())
                 return self._leave(observation, situation, reason=reason, reboot=reboot)
             if permit is Permit.DISARM:
                 plan = plans.plan_rest(observation, situation, self._stamp(), attempts=self._config.trial.attempts)
@@ -522,10 +696,11 @@ class BootManager:
                     "nothing is armed and no trial is running; stage a tree and try it instead",
                 )
             self._check_autoboot(observation)
-            return self._arm(observation, situation, slot, reboot=reboot, reason=reason)
+            return self._arm(observation, situation, slot, reboot=reboot, force=force, reason=reason)
 
     def _leave(self, observation: Observation, situation: Situation, *, reason: str, reboot: bool) -> Change:
         from abboot.core import plan as plans
+        from abboot.results import Change
 
         plan = plans.plan_leave(observation, situation, self._stamp(), reason=reason, reboot=reboot)
         self._executor(observation).run(plan, must_reboot=reboot)
@@ -537,6 +712,36 @@ class BootManager:
             rebooting=reboot,
             detail=f"slot {situation.booted} is left, slot {situation.primary} boots next: {reason}",
         )
+
+    def reboot(self, *, reason: str) -> Change:
+        """A plain reboot of a settled system, for adapters: it changes nothing on the disk.
+
+        It waits while somebody is busy, for ``busy_limit`` at most.  The caller has to know why this is no loop (G7).
+
+        Args:
+            reason: why, for the log.
+
+        Raises:
+            Refused: something is armed, a trial is running, or this is no board: the reboot would be another one.
+            DeviceError: the system refused to reboot.
+        """
+        from abboot.log import REBOOT_REQUESTED
+        from abboot.results import Change
+
+        self._wait_until_idle()
+        with self._changing(allow_damaged_autoboot=True) as (_, situation):
+            if self._machine is None or situation.phase is not Phase.SETTLED:
+                raise Refused(f"cannot reboot: {situation.reason}", "`abboot status` says where things stand")
+            log.info(REBOOT_REQUESTED, reason=reason)
+            self._machine.rebooter.reboot(None)
+            return Change(
+                changed=True,
+                phase_before=situation.phase,
+                phase_after=situation.phase,
+                slot=situation.booted,
+                rebooting=True,
+                detail=reason,
+            )
 
     def repair(self, *, dry_run: bool = False) -> Repair:
         """Rewrite a damaged ``autoboot.txt`` or journal from the other, restore a hidden slot.
@@ -602,6 +807,8 @@ class BootManager:
         return permit
 
     def _unchanged(self, situation: Situation, detail: str) -> Change:
+        from abboot.results import Change
+
         return Change(changed=False, phase_before=situation.phase, phase_after=situation.phase, detail=detail)
 
     def _target(self, situation: Situation, observation: Observation) -> Slot:
@@ -656,6 +863,7 @@ class BootManager:
         situation: Situation,
         label: str,
         annotations: Mapping[str, str] | None,
+        extra: Extra | None,
         fat_type: FatType | None,
         progress: Meter,
     ) -> Prepared:
@@ -701,6 +909,7 @@ class BootManager:
             version=VERSION,
             label=label,
             annotations=annotations,
+            extra=extra,
             sources=gathered.sources,
             progress=progress,
         )
@@ -767,12 +976,73 @@ class BootManager:
 
     def _check_channel(self, observation: Observation) -> None:
         """H-29: on a mainline kernel nothing sets the flag."""
+        if observation.flag_problem and self._config.trial.reboot is not RebootChannel.ARGUMENT:
+            raise Refused(
+                f"cannot arm a trial: the firmware's tryboot flag cannot be read: {observation.flag_problem}",
+                "update the firmware: rpi-eeprom-update -a, and start*.elf on the boot partition",
+            )
         if observation.flag is None and self._config.trial.reboot is not RebootChannel.ARGUMENT:
             raise Refused(
                 "cannot arm a trial: there is no way to set the firmware's tryboot flag: no /dev/vcio (H-29)",
                 "use the Raspberry Pi kernel; where the reboot argument is known to work, set `trial.reboot = "
                 '"argument"` in the configuration',
             )
+
+    def _check_idle(self, what: str) -> None:
+        """No reboot while somebody is busy."""
+        if self._machine is None:
+            return
+        from abboot.gate import who_is_busy
+
+        busy = who_is_busy(self._machine, self._config.trial, run_hook=self._live)
+        if busy:
+            raise Refused(
+                f"cannot {what}: a reboot is unwelcome now: {busy}", "try again later, or insist with --force"
+            )
+
+    def _wait_until_idle(self) -> None:
+        """G11: a trial that is to be left is left, at the latest after ``busy_limit``."""
+        if self._machine is None:
+            return
+        from abboot.gate import wait_until_idle
+
+        busy = wait_until_idle(self._machine, self._config.trial, run_hook=self._live)
+        if busy:
+            log.error(REBOOT_INSISTED, busy=busy)
+
+    def _wait_for_power(self) -> bool:
+        if self._machine is None or not self._machine.under_voltage():
+            return True
+        from abboot.gate import wait_for_power
+
+        return wait_for_power(self._machine, limit_s=self._config.health.deadline_s)
+
+    @property
+    def _evidence(self) -> Evidence | None:
+        if self._evidence_root is None or not self._config.evidence.keep:
+            return None
+        from abboot.evidence import Evidence
+
+        settings = self._config.evidence
+        return Evidence(folder=settings.folder, keep=settings.keep, sysroot=self._evidence_root)
+
+    def _evidence_of(self, trial: Trial | None) -> str | None:
+        if trial is None or (trial.outcome is not None and trial.outcome not in TROUBLE):
+            return None
+        evidence = self._evidence
+        return evidence.find(trial) if evidence is not None else None
+
+    def _keep_checks(self, trial: Trial | None, reason: str, checks: Sequence[CheckResult]) -> None:
+        evidence = self._evidence
+        # A trial that is being left already, and whose reboot did not come, was told of when it was left.
+        left = trial is not None and trial.progress is TrialProgress.REVERTING
+        if evidence is not None and trial is not None and not left:
+            evidence.keep_checks(trial, reason=reason, checks=checks)
+
+    def _keep_outcome(self, situation: Situation) -> None:
+        evidence, machine, trial = self._evidence, self._machine, situation.trial
+        if evidence is not None and machine is not None and trial is not None and trial.outcome in TROUBLE:
+            evidence.keep_outcome(trial, machine.boot_report())
 
     def _executor(self, observation: Observation, **stage: Any) -> Executor:
         from abboot.execute import Executor
@@ -815,58 +1085,6 @@ class BootManager:
             progress=progress,
         )
 
-    def _status(self, observation: Observation, situation: Situation) -> Status:
-        slots = {}
-        for slot in Slot:
-            reading = observation.slots[slot]
-            slots[slot] = SlotStatus(
-                slot=slot,
-                partition=reading.partition,
-                state=situation.states[slot],
-                label=reading.record.label if reading.record else "",
-                record=reading.record,
-                record_digest=reading.record_digest,
-                generation=reading.record.generation if reading.record else None,
-            )
-        return Status(
-            disk=self._disk.name,
-            model=observation.report.model if observation.report else None,
-            phase=situation.phase,
-            reason=situation.reason,
-            booted=situation.booted,
-            booted_partition=situation.booted_partition,
-            primary=situation.primary,
-            armed=situation.armed,
-            flag=observation.flag,
-            last_trial=last_trial(situation.trial, situation.outcome, situation.phase, _MEANINGS),
-            slots=slots,
-            power_cut=self._forecast(observation),
-            next=next_step(observation, situation),
-            notes=(*observation.layout.notes, *situation.notes),
-        )
-
-    def _forecast(self, observation: Observation) -> Forecast:
-        """What a power cut now would boot, by the firmware model."""
-        from abboot.card import card_view, likely_board
-        from abboot.core.firmware import ResetKind, after_reset, next_boot
-
-        board = likely_board(observation.report)
-        card = card_view(self._disk, observation.layout.table, observation.autoboot_raw, board)
-        boots = [
-            boot
-            for reset in after_reset(board, ResetKind.POWER_CUT, flag=bool(observation.flag))
-            for boot in next_boot(board, card, reset)
-        ]
-        return Forecast(
-            partition=boots[0].partition,
-            slot=observation.layout.slot_of(boots[0].partition),
-            certain=len(boots) == 1,
-            why=boots[0].why,
-        )
-
-
-_MEANINGS: Mapping[Outcome, str] = {rule.outcome: rule.meaning for rule in OUTCOMES}
-
 
 def _clock(machine: Machine | None) -> Callable[[], float]:
     if machine is not None:
@@ -876,4 +1094,4 @@ def _clock(machine: Machine | None) -> Callable[[], float]:
     return time.monotonic
 
 
-__all__ = ["BootManager", "Change", "Confirmation", "Staged"]
+__all__ = ["BootManager"]

@@ -9,13 +9,15 @@ import attrs
 
 from abboot.core import record as records
 from abboot.core.journal import Entry
-from abboot.core.layout import Configured, Layout, discover, find_selector
+from abboot.core.layout import Configured, Layout, discover, find_selector, label_slot
 from abboot.core.partition_table import Partition, PartitionTable, read_partition_table
-from abboot.core.protocols import Disk, Machine, Volume
+from abboot.core.protocols import BootReport, Disk, Machine, Mount, Volume
 from abboot.core.states import Observation, SlotReading
 from abboot.core.words import Slot, SlotState
-from abboot.errors import AbbootError, Damaged
+from abboot.errors import AbbootError, Damaged, DeviceError
 from abboot.selector import SelectorReading, open_for_reading, read_selector, with_scanned_journal
+
+_CMDLINE_LIMIT = 64 * 1024  # bytes; the kernel takes 2048 (COMMAND_LINE_SIZE, arch/arm64)
 
 #: States in which the files of a slot may be whole, so that only its boot sector can be missing.
 _WHOLE = frozenset({SlotState.GOOD, SlotState.STAGED, SlotState.FAILED, SlotState.UNKNOWN})
@@ -37,8 +39,14 @@ def observe(disk: Disk, machine: Machine | None, *, configured: Configured | Non
     table = read_partition_table(disk.read, disk.size_bytes, disk.block_size_bytes, name=disk.name)
     selector_partition = find_selector(table, configured=configured, name=disk.name)
     selector = _read_selector(disk, selector_partition)
+    named = selector.autoboot
     layout = discover(
-        table, journal_slots=_journal_slots(selector.journal.newest), configured=configured, name=disk.name
+        table,
+        journal_slots=_journal_slots(selector.journal.newest),
+        configured=configured,
+        autoboot=() if named is None else (named.primary, named.trial),
+        label_of=lambda partition: _label(disk, partition),
+        name=disk.name,
     )
     problem = selector.autoboot_problem
     autoboot = selector.autoboot
@@ -47,12 +55,17 @@ def observe(disk: Disk, machine: Machine | None, *, configured: Configured | Non
         if wrong:
             autoboot, problem = None, wrong
     newest = selector.journal.newest
+    flag, flag_problem = _flag(machine)
+    report = machine.boot_report() if machine else None
+    if report is not None and report.partition == 0:
+        layout, report = _resolved(disk, layout, report)
     return Observation(
         layout=layout,
         booted_here=machine is not None,
-        report=machine.boot_report() if machine else None,
+        report=report,
         boot_id=machine.boot_id() if machine else None,
-        flag=machine.mailbox.tryboot_flag() if machine else None,
+        flag=flag,
+        flag_problem=flag_problem,
         pending_argument=machine.rebooter.pending_argument() if machine else None,
         autoboot_raw=selector.raw,
         autoboot=autoboot,
@@ -61,6 +74,67 @@ def observe(disk: Disk, machine: Machine | None, *, configured: Configured | Non
         journal_problem=selector.journal_problem,
         slots={slot: _read_slot(disk, layout.partition(slot), newest, slot) for slot in Slot},
     )
+
+
+def _flag(machine: Machine | None) -> tuple[bool | None, str]:
+    """The flag, or why it cannot be read.  What can be done without it goes on: a trial ends, and is noted."""
+    if machine is None:
+        return None, ""
+    try:
+        return machine.mailbox.tryboot_flag(), ""
+    except DeviceError as error:
+        return None, error.message
+
+
+def _label(disk: Disk, partition: Partition) -> str:
+    """The GPT name, or the volume label.  Of a mounted one too: whoever formatted it wrote that sector, no mount."""
+    from abboot.fat.geometry import Geometry
+
+    if label_slot(partition.name) is not None:
+        return partition.name
+    device = disk.open_partition(partition.number, partition.start, partition.size)
+    try:
+        return Geometry.parse(device.read(0, device.block_size_bytes), device.size_bytes).label
+    except Damaged:
+        return partition.name
+    finally:
+        device.close()
+
+
+def _resolved(disk: Disk, layout: Layout, report: BootReport) -> tuple[Layout, BootReport]:
+    """H-07: the slot that booted where an old firmware reports partition 0, if two witnesses agree on it.
+
+    One is the command line that the firmware handed over: what only one slot's ``cmdline.txt`` says is in it.  The
+    other is the slot that is mounted as the boot partition.  Each alone may be wrong: the file may have been edited
+    since, and ``/etc/fstab`` may name the same partition whatever booted.
+    """
+    from abboot.core.cmdline import booted_cmdline
+
+    mounted = [slot for slot in Slot if _is_boot_mount(disk.mounts_of(layout.partition(slot).number))]
+    texts = {slot: _cmdline(disk, layout.partition(slot)) for slot in Slot}
+    slot = booted_cmdline(report.bootargs or "", texts)
+    if slot is None or mounted != [slot]:
+        return layout, report
+    number = layout.partition(slot).number
+    note = (
+        f"the firmware reports partition 0 (H-07); its command line and the mounted boot partition say {number}; "
+        "update the bootloader: sudo rpi-eeprom-update -a"
+    )
+    return attrs.evolve(layout, notes=(*layout.notes, note)), attrs.evolve(report, partition=number)
+
+
+def _is_boot_mount(mounts: tuple[Mount, ...]) -> bool:
+    return any(mount.whole and mount.path.endswith(("/boot/firmware", "/boot")) for mount in mounts)
+
+
+def _cmdline(disk: Disk, partition: Partition) -> str:
+    from abboot.core.cmdline import CMDLINE_PATH
+
+    try:
+        with open_for_reading(disk, partition) as volume:
+            return volume.read_file(CMDLINE_PATH, _CMDLINE_LIMIT).decode("utf-8", "replace")
+    except AbbootError:
+        return ""
 
 
 def _names_no_slot(layout: Layout, table: PartitionTable, *numbers: int | None) -> str:

@@ -231,7 +231,14 @@ def _plain_item(item: Any) -> Any:
     return list(item) if isinstance(item, tuple) else item
 
 
-def describe(disk: Disk, observation: Observation, situation: Situation, *, evidence: str | None = None) -> Status:
+def describe(
+    disk: Disk,
+    observation: Observation,
+    situation: Situation,
+    *,
+    notes: tuple[str, ...] = (),
+    evidence: str | None = None,
+) -> Status:
     """The status of ``disk``, from what was observed and concluded; the forecast reads some files of the slots."""
     slots = {}
     for slot in Slot:
@@ -259,7 +266,7 @@ def describe(disk: Disk, observation: Observation, situation: Situation, *, evid
         slots=slots,
         power_cut=_forecast(disk, observation),
         next=_next_step(observation, situation),
-        notes=(*observation.layout.notes, *situation.notes),
+        notes=(*observation.layout.notes, *situation.notes, *notes),
         evidence=evidence,
     )
 

@@ -18,21 +18,17 @@ from hypothesis import strategies as st
 from abboot.config import (
     SECTIONS,
     Config,
-    ConfigProblem,
     DiskConfig,
     HealthConfig,
-    InvalidConfig,
     RebootChannel,
     TrialConfig,
     VerifyConfig,
-    load_config,
-    parse_config,
-    render_config,
 )
-from abboot.core.health import CheckSpec
+from abboot.config_file import ConfigProblem, InvalidConfig, load_config, parse_config, render_config
+from abboot.core.check_spec import CheckSpec
 from abboot.core.settings import LONGEST_S, SettingError, duration, settings_of, toml_key, toml_value, write_duration
 from abboot.errors import ConfigError
-from abboot.health import KINDS, build_checks
+from abboot.health import KINDS, IpVersion, build_checks
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -158,7 +154,7 @@ def test_the_hint_says_that_there_is_more() -> None:
 
     assert caught.value.hint == "2 more errors in this file: `abboot config check` lists them"
     assert caught.value.errors[2] == ConfigProblem(
-        line=3, key="c", message="unknown key (there are disk, trial, health, verify)"
+        line=3, key="c", message=f"unknown key (there are {', '.join(SECTIONS)})"
     )
 
 
@@ -263,6 +259,10 @@ OPTIONS = {
     "no_failed_units": st.fixed_dictionaries({}, optional={"ignore": st.lists(TEXTS, max_size=3).map(tuple)}),
     "mount_writable": st.fixed_dictionaries({"path": PATHS}),
     "free_space": st.fixed_dictionaries({"path": PATHS, "free": st.integers(0, 2**61)}),
+    "default_route": st.fixed_dictionaries(
+        {}, optional={"ip": st.sampled_from(IpVersion), "interface": st.sampled_from(["eth0", "wlan0"])}
+    ),
+    "uptime": st.fixed_dictionaries({"at_least": SECONDS}),
 }
 
 
@@ -276,7 +276,14 @@ def configs(draw: st.DrawFn) -> Config:
         kind = draw(st.sampled_from(sorted(OPTIONS)))
         required, timeout_s = draw(st.booleans()), draw(SECONDS)
         checks.append(
-            CheckSpec(kind=kind, name=name, required=required, timeout_s=timeout_s, options=draw(OPTIONS[kind]))
+            CheckSpec(
+                kind=kind,
+                name=name,
+                required=required,
+                timeout_s=timeout_s,
+                retries=draw(st.integers(0, 100)),
+                options=draw(OPTIONS[kind]),
+            )
         )
     stable_for_s = draw(st.just(0.0) | SECONDS)
     return Config(

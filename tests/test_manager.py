@@ -26,7 +26,7 @@ from abboot.core.protocols import BlockDevice, BootReport, Buffer, Clock, Mailbo
 from abboot.core.states import PERMITS, Permit, Verb
 from abboot.core.words import Outcome, Phase, Slot, SlotState
 from abboot.errors import AbbootError, Damaged, DeviceError, InvalidTree, Locked, Refused, VerificationFailed
-from abboot.manager import BootManager
+from abboot.manager import BY_ARGUMENT, BootManager
 from abboot.progress import Progress
 from abboot.simulator import PowerCut
 from tests.cards import CONFIG, NUMBERS, CardDisk, CardPi, card, new_pi, tree, tree_files, write_tree
@@ -614,13 +614,14 @@ def test_arming_twice_changes_nothing_the_second_time() -> None:
 @pytest.mark.needs("mcopy")
 def test_what_was_armed_and_is_changed_since_is_not_fired(tmp_path: Path) -> None:
     pi = mcopy(armed(), tmp_path, B, "kernel8.img", b"another kernel")
-    before, boots = pi.card.digest(), pi.state.boot_count
+    boots = pi.state.boot_count
 
     with pytest.raises(VerificationFailed, match=r"^cannot try slot b: 1 file changed \(kernel8.img\)$") as refused:
         pi.manager().trial()
 
-    assert refused.value.hint == "stage the tree again: `abboot stage TREE`"
-    assert (pi.card.digest(), pi.state.boot_count) == (before, boots)
+    assert refused.value.hint == "stage the tree again: `abboot stage TREE`; the trial is disarmed"
+    assert (pi.manager().status().phase, pi.state.boot_count) == (Phase.SETTLED, boots)
+    assert (text(pi), pi.state.flag, pi.state.argument) == (AT_REST[A], False, None)
 
 
 @pytest.mark.needs("mcopy")
@@ -632,12 +633,14 @@ def test_an_armed_slot_that_somebody_else_staged_is_not_fired(tmp_path: Path, *,
     record = mtype(other.card.save(tmp_path / "other.img"), B, "abboot/record.json")
     pi = mcopy(armed(), tmp_path, B, "abboot/record.json", record)
     pi.change(flag=flag)
-    before, boots = pi.card.digest(), pi.state.boot_count
+    boots = pi.state.boot_count
 
-    with pytest.raises(Refused, match=r"^cannot use slot b: its record is "):
+    with pytest.raises(Refused, match=r"^cannot use slot b: its record is ") as refused:
         pi.manager().trial()
 
-    assert (pi.card.digest(), pi.state.boot_count, pi.state.flag) == (before, boots, flag)
+    assert refused.value.hint.endswith("the trial is disarmed")
+    assert (pi.manager().status().phase, pi.state.boot_count) == (Phase.SETTLED, boots)
+    assert (text(pi), pi.state.flag, pi.state.argument) == (AT_REST[A], False, None)
 
 
 def test_an_arm_without_reboot_fires_at_the_next_plain_reboot() -> None:
@@ -739,6 +742,10 @@ class Machine:
         report = self._machine.boot_report()
         return None if report is None or "gone" in self._report else attrs.evolve(report, **self._report)
 
+    def under_voltage(self) -> bool | None:
+        assert self._machine is not None
+        return self._machine.under_voltage()
+
     def boot_id(self) -> str:
         assert self._machine is not None
         return self._machine.boot_id()
@@ -757,6 +764,14 @@ def test_a_bootloader_from_before_a_b_support_is_never_armed() -> None:
         pi.manager().trial()
 
     assert pi.card.digest() == before
+
+
+def test_status_says_where_the_reboot_argument_alone_is_the_channel() -> None:
+    by_argument = attrs.evolve(CONFIG, trial=attrs.evolve(Config().trial, reboot="argument"))
+
+    assert [note for note in new_pi(config=by_argument).manager().status().notes if "alone" in note] == [BY_ARGUMENT]
+    assert BY_ARGUMENT not in new_pi().manager().status().notes
+
 
 
 def test_an_unknown_bootloader_needs_the_operators_word() -> None:

@@ -12,21 +12,22 @@ import attrs
 
 from abboot.cli.parser import DEFAULT_CONFIG, UsageError, pairs
 from abboot.cli.render import Style, facts, item, size, table
-from abboot.config import Config, ConfigProblem, InvalidConfig, load_config, render_config
+from abboot.config import Config
+from abboot.core.value import Value
 from abboot.core.words import FatType, Slot
 from abboot.manager import BootManager
 
 if TYPE_CHECKING:
     from abboot.core.firmware import Board, Boot
-    from abboot.manager import Change
+    from abboot.results import Change
     from abboot.simulator import SimulatedPi
     from abboot.status import Status
 
 SCHEMA = 1
 
 
-@attrs.frozen(kw_only=True)
-class Result:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Result(Value):
     """What a verb says: to programs, to people, and to the shell."""
 
     data: dict[str, Any]
@@ -56,8 +57,8 @@ class _Target:
         return "".join(f"\nrecorded, not done (--sysroot): {line}" for line in lines)
 
 
-@attrs.frozen
-class Booted:
+@attrs.frozen(eq=False, repr=False)
+class Booted(Value):
     """What the firmware of a simulated Pi did, and why."""
 
     board: Board
@@ -123,9 +124,14 @@ def _target(options: argparse.Namespace) -> Iterator[_Target]:
 
 
 def _config(options: argparse.Namespace) -> Config:
-    if options.config is not None:
-        return load_config(options.config)
-    return load_config(os.path.join(options.sysroot, DEFAULT_CONFIG.lstrip("/")), missing_ok=True)
+    path = options.config
+    if path is None:
+        path = os.path.join(options.sysroot, DEFAULT_CONFIG.lstrip("/"))
+        if not os.path.lexists(path):
+            return Config()
+    from abboot.config_file import load_config
+
+    return load_config(path)
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -181,6 +187,7 @@ def status_text(style: Style, found: Status) -> str:
         noted = "" if trial.noted or trial.outcome is None else " (not noted yet)"
         attempt = f", attempt {trial.attempt}" if trial.attempt > 1 else ""
         more.append(("last trial", f"slot {trial.slot}{attempt}: {how}{trial.meaning}{why}{noted}"))
+    more.append(("evidence", found.evidence or ""))
     cut = found.power_cut
     if cut is not None:
         where = f"slot {cut.slot}, partition {cut.partition}" if cut.slot else f"partition {cut.partition}"
@@ -234,7 +241,10 @@ def _when(entry: Any) -> str:
         return "-"
     from datetime import UTC, datetime
 
-    return datetime.fromtimestamp(entry.clocks.realtime_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    try:
+        return datetime.fromtimestamp(entry.clocks.realtime_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):  # a year that no calendar has
+        return f"{entry.clocks.realtime_s:.0f} s"
 
 
 def verify(options: argparse.Namespace) -> Result:
@@ -307,7 +317,9 @@ def stage(options: argparse.Namespace) -> Result:
 
 def trial(options: argparse.Namespace) -> Result:
     with _target(options) as target:
-        change = target.manager.trial(options.record, retry=options.retry, reboot=not options.no_reboot)
+        change = target.manager.trial(
+            options.record, retry=options.retry, reboot=not options.no_reboot, force=options.force
+        )
     return _changed(target, change)
 
 
@@ -319,7 +331,7 @@ def commit(options: argparse.Namespace) -> Result:
 
 def revert(options: argparse.Namespace) -> Result:
     with _target(options) as target:
-        change = target.manager.revert(reason=options.reason, reboot=not options.no_reboot)
+        change = target.manager.revert(reason=options.reason, reboot=not options.no_reboot, force=options.force)
     return _changed(target, change)
 
 
@@ -373,7 +385,9 @@ def confirm(options: argparse.Namespace) -> Result:
             lines.append(table(style, ["", "check", "", "detail"], rows))
         if done.outcome is not None:
             lines.append(f"the last trial is noted: {style.word(done.outcome)}")
-        if done.verdict == "none":
+        if done.action == "self_test":
+            lines.append(done.summary)
+        elif done.verdict == "none":
             lines.append(item(style, "no trial is running: ", done.summary))
         else:
             verdict = style.paint(done.verdict, "green" if done.verdict == "healthy" else "red")
@@ -402,6 +416,51 @@ def repair(options: argparse.Namespace) -> Result:
         return "\n".join([head, *(item(style, "  - ", step) for step in done.steps)]) + target.tail(style)
 
     return Result(data=data, text=text)
+
+
+def selftest(options: argparse.Namespace) -> Result:
+    from abboot.cli.selftest import selftest
+
+    return selftest(options)
+
+
+def doctor(options: argparse.Namespace) -> Result:
+    from abboot.cli.doctor import doctor
+
+    return doctor(options)
+
+
+def note_boot(options: argparse.Namespace) -> Result:
+    with _target(options) as target:
+        situation, outcome = target.manager.note_boot()
+    data = {
+        "schema": SCHEMA,
+        "phase": str(situation.phase),
+        "reason": situation.reason,
+        "outcome": None if outcome is None else str(outcome),
+        **target.extra(),
+    }
+
+    def text(style: Style) -> str:
+        noted = f"\nthe last trial is noted: {style.word(outcome)}" if outcome is not None else ""
+        return item(style, f"{style.word(situation.phase)}: ", situation.reason) + noted
+
+    return Result(data=data, text=text)
+
+
+def deadline(options: argparse.Namespace) -> Result:
+    from abboot.cli.device import until_unlocked
+
+    with _target(options) as target:
+        reason = "nobody confirmed it: abboot-confirm.service failed, did not start, or took too long"
+        change = until_unlocked(lambda: target.manager.end_trial(healthy=False, reason=reason, overdue=True))
+    return _changed(target, change)
+
+
+def install_units(options: argparse.Namespace) -> Result:
+    from abboot.cli.device import install_units
+
+    return install_units(options)
 
 
 # -- images -----------------------------------------------------------------------------------------------------------
@@ -525,6 +584,10 @@ def _inspection_text(style: Style, seen: Any) -> str:
 
 
 def simulate(options: argparse.Namespace) -> Result:
+    if options.action == "run":
+        from abboot.cli.emulate import run
+
+        return run(options)
     from abboot.core.firmware import ResetKind
     from abboot.simulator import SimulatedPi
     from abboot.simulator.pi import parse_board
@@ -559,6 +622,12 @@ def simulate(options: argparse.Namespace) -> Result:
     return Result(data={"schema": SCHEMA, **booted.to_json(), "alternatives": alternatives}, text=text)
 
 
+def forklift(options: argparse.Namespace) -> Result:
+    from abboot.cli.forklift import run
+
+    return run(options)
+
+
 # -- configuration ----------------------------------------------------------------------------------------------------
 
 
@@ -567,6 +636,8 @@ def config(options: argparse.Namespace) -> Result:
 
 
 def _config_check(options: argparse.Namespace) -> Result:
+    from abboot.config_file import ConfigProblem, InvalidConfig
+
     name = options.config or DEFAULT_CONFIG
     errors: tuple[ConfigProblem, ...] = ()
     try:
@@ -585,6 +656,8 @@ def _config_check(options: argparse.Namespace) -> Result:
 
 
 def _config_show(options: argparse.Namespace) -> Result:
+    from abboot.config_file import render_config
+
     text = render_config(_config(options))
     return Result(data={"schema": SCHEMA, "config": text}, text=lambda _style: text)
 
@@ -611,7 +684,13 @@ VERBS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "verify": verify,
     "log": log,
     "repair": repair,
+    "selftest": selftest,
+    "doctor": doctor,
+    "note-boot": note_boot,
+    "deadline": deadline,
+    "install-units": install_units,
     "image": image,
     "simulate": simulate,
+    "forklift": forklift,
     "config": config,
 }

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from abboot.core.tree import shown
+from abboot.core.words import Slot
 from abboot.errors import AbbootError
 
 CMDLINE_PATH = "cmdline.txt"
@@ -74,3 +75,20 @@ def split_cmdline(text: str) -> list[str]:
 def _key(word: str) -> str:
     """What the kernel compares: in ``"key=a b"`` the quotes may also stand around the whole word."""
     return word.removeprefix('"').partition("=")[0].rstrip('"').replace("-", "_")
+
+
+def booted_cmdline(bootargs: str, texts: Mapping[Slot, str]) -> Slot | None:
+    """The slot whose ``cmdline.txt`` went into the kernel's command line, where the two differ; else ``None``.
+
+    Only the words count that one of them has and the other has not: all of those of one slot are there, and none of the
+    other.  The firmware adds words of its own, and changes some, such as ``console=serial0``.
+    """
+    given = set(split_cmdline(bootargs))
+    words = {slot: set(split_cmdline(text.partition("\n")[0])) for slot, text in texts.items()}
+    if not all(words.values()):
+        return None  # one that cannot be read may say the same as the other
+    for slot in Slot:
+        own, other = words[slot] - words[slot.other], words[slot.other] - words[slot]
+        if own and own <= given and not other & given:
+            return slot
+    return None

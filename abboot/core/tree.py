@@ -260,6 +260,8 @@ def look_at_tree(
         warn(f"{shown(name)} is missing: the kernel does not learn its root file system")
     elif cmdline is not None and not panic_seconds(cmdline):
         warn(f"{shown(path)} has no panic=10: a trial that panics hangs until somebody pulls the plug", "H-24")
+    if cmdline is not None and "\n" in cmdline.strip():
+        warn(f"{shown(path or name)} has several lines: the kernel's words have to be on one line")
     watched = watchdog_seconds(config)
     if fold("config.txt") not in names or ("config.txt" in texts and not watched):
         warn(
@@ -292,13 +294,18 @@ def cmdline_path(files: Iterable[str], config: str) -> str | None:
 
 def panic_seconds(cmdline: str) -> int:
     """``panic=`` of a command line: seconds until a panicked kernel resets, negative for at once, 0 for never."""
-    found = _PANIC.findall(cmdline)
+    found = _PANIC.findall(_for_kernel(cmdline))
     return int(found[-1][:9]) if found else 0
 
 
 def keeps_watchdog(cmdline: str) -> bool:
     """Whether ``watchdog_disarm=0`` keeps the initramfs of Raspberry Pi OS from disarming the watchdog (H-25)."""
-    return _KEEPS_WATCHDOG.search(cmdline) is not None
+    return _KEEPS_WATCHDOG.search(_for_kernel(cmdline)) is not None
+
+
+def _for_kernel(cmdline: str) -> str:
+    """Without further lines, which nobody promises to read, and without what is for init (see ``core.cmdline``)."""
+    return re.split(r"\s--(?:\s|$)", cmdline.strip().partition("\n")[0], maxsplit=1)[0]
 
 
 def watchdog_seconds(config: str) -> int:
@@ -308,10 +315,20 @@ def watchdog_seconds(config: str) -> int:
 
 
 def config_settings(config: str) -> dict[str, str]:
-    """``key=value`` lines of config.txt; the first of a key counts here."""
-    settings: dict[str, str] = {}
+    """``key=value`` lines of config.txt: of each key the last one that counts on every board.
+
+    A key that stands only under filters, such as ``[pi4]``, has its last value there: it counts on some board.  What is
+    under ``[none]`` counts on none.  Sources: config_txt/conditional.adoc; Ubuntu, "Edit the Raspberry Pi boot
+    configuration": a later line overrides an earlier one of the same name.
+    """
+    everywhere: dict[str, str] = {}
+    somewhere: dict[str, str] = {}
+    settings: dict[str, str] | None = everywhere
     for line in config.splitlines():
+        stripped = line.strip()
+        if stripped.startswith("["):
+            settings = {"[all]": everywhere, "[none]": None}.get(stripped, somewhere)
         key, equals, value = line.partition("=")
-        if equals and not key.lstrip().startswith("#"):
-            settings.setdefault(key.strip(), value.strip())
-    return settings
+        if settings is not None and equals and not stripped.startswith(("#", "[")):
+            settings[key.strip()] = value.strip()
+    return {**somewhere, **everywhere}

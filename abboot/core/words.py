@@ -53,6 +53,10 @@ class Outcome(enum.StrEnum):
     DISARMED = "disarmed"  # cancelled before the reboot
 
 
+#: How a trial ends when something was wrong with it, or nobody can tell.
+TROUBLE = frozenset({Outcome.REVERTED, Outcome.FELL_BACK, Outcome.UNBOOTABLE, Outcome.NOT_REACHED})
+
+
 class TrialProgress(enum.StrEnum):
     """How far a trial got, as the journal knows it."""
 

@@ -13,6 +13,7 @@ from abboot.core.protocols import BootReport
 from abboot.linux.sysroot import read_small, under
 
 _MAX_MODEL_BYTES = 256
+_MAX_BOOTARGS_BYTES = 8192  # the kernel takes 2048 (COMMAND_LINE_SIZE, arch/arm64)
 
 
 def read_boot_report(sysroot: str = "/") -> BootReport | None:
@@ -31,12 +32,22 @@ def read_boot_report(sysroot: str = "/") -> BootReport | None:
         build_timestamp=_cell(node, "build-timestamp"),
         capabilities=_cell(node, "capabilities"),
         model=read_model(sysroot),
+        bootargs=_text(os.path.join(base, "chosen", "bootargs"), _MAX_BOOTARGS_BYTES),
     )
+
+
+def read_bootloader_cell(name: str, sysroot: str = "/") -> int | None:
+    """One more number of ``chosen/bootloader``, such as ``signed``; ``None`` where it is missing or malformed."""
+    return _cell(os.path.join(_base(sysroot), "chosen", "bootloader"), name)
 
 
 def read_model(sysroot: str = "/") -> str | None:
     """``Raspberry Pi 4 Model B Rev 1.4``; characters that a terminal should not see are replaced by ``?``."""
-    content = read_small(os.path.join(_base(sysroot), "model"), _MAX_MODEL_BYTES)
+    return _text(os.path.join(_base(sysroot), "model"), _MAX_MODEL_BYTES)
+
+
+def _text(path: str, limit: int) -> str | None:
+    content = read_small(path, limit)
     text = (content or b"").partition(b"\0")[0].decode("ascii", "replace").strip()
     return "".join(character if " " <= character <= "~" else "?" for character in text) or None
 

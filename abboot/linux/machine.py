@@ -11,6 +11,7 @@ from abboot.linux.devicetree import read_boot_report
 from abboot.linux.mailbox import KernelMailbox
 from abboot.linux.reboot import SystemRebooter
 from abboot.linux.sysroot import read_word, under
+from abboot.linux.throttled import under_voltage
 
 if TYPE_CHECKING:
     from abboot.core.protocols import BootReport, Clock, Mailbox, Rebooter
@@ -43,6 +44,10 @@ class SystemMachine:
     def boot_report(self) -> BootReport | None:
         """What the firmware told this kernel; ``None`` when it told nothing."""
         return read_boot_report(self._sysroot)
+
+    def under_voltage(self) -> bool | None:
+        """Whether the firmware sees too low a voltage now; ``None`` where nobody tells."""
+        return under_voltage(self._sysroot)
 
     def boot_id(self) -> str:
         """The kernel's name of this boot, a lower-case UUID.

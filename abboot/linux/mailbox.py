@@ -4,6 +4,8 @@ Rules: an answer is believed only if the firmware marked both the buffer and the
 not know a tag leaves the tag unmarked.  With a sysroot other than ``/`` there is no ioctl: the flag is kept in
 ``<sysroot>/run/abboot/tryboot-flag`` if the sysroot has a mailbox (any file ``dev/vcio`` or ``dev/vcio_ab``), and
 setting it is recorded.
+An answer that does not come is an error after a few seconds: the kernel itself gives up after one (drivers/firmware/
+raspberrypi.c, ``wait_for_completion_timeout``), but it waits for its other users without a limit.
 Sources: raspberrypi/firmware wiki, "Mailbox property interface"; raspberrypi/linux drivers/char/broadcom/vcio.c
 (``_IOWR(100, 0, char *)``); linux#7351 for ``/dev/vcio_ab``, which lets only boot-related tags through.
 Mainline kernels have no such device, so there the flag can neither be read nor set (H-29, rpi-eeprom#716).
@@ -11,10 +13,13 @@ Mainline kernels have no such device, so there the flag can neither be read nor 
 
 from __future__ import annotations
 
+import _thread
 import errno
 import fcntl
 import os
 import struct
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from abboot.errors import DeviceError
 from abboot.linux.sysroot import device_error, is_live, read_word, record_request, under, write_small
@@ -27,6 +32,7 @@ FLAG_FILE = "run/abboot/tryboot-flag"
 _DEVICES = ("dev/vcio_ab", "dev/vcio")  # the restricted one first, as rpi-eeprom-ab does
 _WORDS = struct.Struct("=7I")
 _ANSWERED = 0x80000000
+_TIMEOUT_S = 5.0
 # _IOWR(100, 0, char *): the pointer's size is part of the number.
 IOCTL_MBOX_PROPERTY = 0xC0006400 | struct.calcsize("P") << 16
 
@@ -97,22 +103,78 @@ class KernelMailbox:
         return int(value)
 
     def _ask(self, tag: int, value: int) -> int | None:
-        for device in _DEVICES:
-            path = under(self._sysroot, device)
-            buffer = bytearray(encode_request(tag, value))
-            try:
-                fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            except OSError as error:
-                if error.errno in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENODEV):
-                    continue
-                raise device_error("open", path, error) from error
-            try:
-                fcntl.ioctl(fd, IOCTL_MBOX_PROPERTY, buffer, True)
-            except OSError as error:
-                if error.errno in (errno.EPERM, errno.EACCES):  # vcio_ab lets some tags through only
-                    continue
-                raise device_error("use", path, error) from error
-            finally:
-                os.close(fd)
-            return decode_reply(bytes(buffer), tag)
-        return None
+        return ask([under(self._sysroot, device) for device in _DEVICES], tag, value)
+
+
+def _call(fd: int, buffer: bytearray) -> None:
+    fcntl.ioctl(fd, IOCTL_MBOX_PROPERTY, buffer, True)
+
+
+def ask(
+    paths: Sequence[str],
+    tag: int,
+    value: int,
+    *,
+    call: Callable[[int, bytearray], None] = _call,
+    timeout_s: float = _TIMEOUT_S,
+) -> int | None:
+    """What the firmware answers to one tag, through the first of these devices that lets it through.
+
+    Args:
+        paths: of mailbox devices.
+        tag: what is asked or set.
+        value: that goes with it.
+        call: hands a buffer to an open device, and gets the answer in it.
+        timeout_s: seconds to wait for that.
+
+    Returns:
+        The value; ``None`` where there is no such device, or none that may be used.
+
+    Raises:
+        DeviceError: the firmware answered an error, or nothing.
+    """
+    for path in paths:
+        buffer = bytearray(encode_request(tag, value))
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENODEV):
+                continue
+            raise device_error("open", path, error) from error
+        try:
+            _within(timeout_s, partial(call, fd, buffer), path)
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.EACCES):  # vcio_ab lets some tags through only
+                continue
+            raise device_error("use", path, error) from error
+        finally:
+            os.close(fd)
+        return decode_reply(bytes(buffer), tag)
+    return None
+
+
+def _within(timeout_s: float, act: Callable[[], None], name: str) -> None:
+    """Do something that may never come back; what it raises is raised here.
+
+    A thread that hangs in the kernel cannot be ended: it is left there.  ``threading`` would wait for it at exit, and
+    costs ``status`` the time to load it.
+    """
+    failures: list[OSError] = []
+    running = _thread.allocate_lock()
+
+    def run() -> None:
+        try:
+            act()
+        except OSError as error:
+            failures.append(error)
+        finally:
+            running.release()
+
+    running.acquire()
+    _thread.start_new_thread(run, ())
+    if not running.acquire(timeout=timeout_s):
+        raise DeviceError(
+            f"cannot use {name}: the firmware gave no answer in {timeout_s:g} s", "cut the power; dmesg may tell more"
+        )
+    if failures:
+        raise failures[0]

@@ -66,6 +66,12 @@ class SystemRebooter:
         except OSError as error:
             raise device_error("remove", place, error, "run as root") from error
 
+    def inhibitors(self) -> tuple[str, ...]:
+        """Who blocks a shutdown through systemd-logind; nobody below a sysroot."""
+        from abboot.linux.inhibitors import shutdown_inhibitors
+
+        return tuple(map(str, shutdown_inhibitors(self._sysroot)))
+
     def reboot(self, argument: str | None) -> None:
         """Ask for a reboot, with ``argument`` or, for ``None``, a plain one: whatever argument is pending is removed.
 

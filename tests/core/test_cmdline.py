@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abboot.core.cmdline import set_cmdline, split_cmdline
+from abboot.core.cmdline import booted_cmdline, set_cmdline, split_cmdline
+from abboot.core.words import Slot
 from abboot.errors import AbbootError
 
 TRIXIE = "console=serial0,115200 console=tty1 root=PARTUUID=1234abcd-02 rootfstype=ext4 fsck.repair=yes rootwait\n"
@@ -124,3 +125,39 @@ def test_every_other_word_stays_and_every_set_one_is_there_once(words: list[str]
     assert [word for word in kernel if key(word) not in wanted] == [word for word in words if key(word) not in wanted]
     for name, value in wanted.items():
         assert [word.partition("=")[2].strip('"') for word in kernel if key(word) == name] == [value]
+
+
+ROOT_A, ROOT_B = TRIXIE.replace("1234abcd-02", "1234abcd-05"), TRIXIE.replace("1234abcd-02", "1234abcd-06")
+
+
+def given_by_firmware(text: str) -> str:
+    """As on a Pi 4: words of its own around, and the name of the serial port replaced."""
+    return f"coherent_pool=1M snd_bcm2835.enable_hdmi=0 {text.strip().replace('serial0', 'ttyS0')} vc_mem.mem_size=1"
+
+
+@pytest.mark.parametrize(("text", "slot"), [(ROOT_A, Slot.A), (ROOT_B, Slot.B)])
+def test_the_words_that_only_one_slot_has_tell_which_one_booted(text: str, slot: Slot) -> None:
+    assert booted_cmdline(given_by_firmware(text), {Slot.A: ROOT_A, Slot.B: ROOT_B}) is slot
+
+
+@pytest.mark.parametrize(
+    ("bootargs", "a", "b"),
+    [
+        (given_by_firmware(TRIXIE), TRIXIE, TRIXIE),  # no difference
+        ("root=/dev/mmcblk0p5 quiet", "root=/dev/mmcblk0p5 quiet", ""),  # b cannot be read
+        (given_by_firmware(TRIXIE), ROOT_A, ROOT_B),  # neither
+        (f"{given_by_firmware(ROOT_A)} root=PARTUUID=1234abcd-06", ROOT_A, ROOT_B),  # both
+        ("", ROOT_A, ROOT_B),
+        (given_by_firmware(TRIXIE), TRIXIE, f"quiet {TRIXIE}"),  # only that a word of b is missing
+    ],
+)
+def test_what_does_not_tell_is_not_guessed(bootargs: str, a: str, b: str) -> None:
+    assert booted_cmdline(bootargs, {Slot.A: a, Slot.B: b}) is None
+
+
+@given(bootargs=st.text(max_size=60), a=st.text(max_size=40), b=st.text(max_size=40))
+def test_any_texts_name_at_most_one_slot_and_both_orders_agree(bootargs: str, a: str, b: str) -> None:
+    found = booted_cmdline(bootargs, {Slot.A: a, Slot.B: b})
+    swapped = booted_cmdline(bootargs, {Slot.A: b, Slot.B: a})
+
+    assert swapped is (None if found is None else found.other)

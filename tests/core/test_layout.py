@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abboot.core.layout import LAST_BOOTABLE, Configured, discover, find_selector
+from abboot.core.layout import LAST_BOOTABLE, Configured, discover, find_selector, label_slot
 from abboot.core.partition_table import Partition, PartitionTable
 from abboot.core.words import Slot, TableKind
 from abboot.errors import AbbootError
@@ -61,7 +61,11 @@ def test_the_selector_is_the_lowest_number_whatever_the_order_on_disk() -> None:
     [
         ((FAT,), "1 FAT partition found (number 1), a selector and two slots are needed"),
         ((FAT, FAT, LINUX), "2 FAT partitions found (numbers 1, 2), a selector and two slots are needed"),
-        ((FAT, FAT, FAT, FAT), "4 FAT partitions found (numbers 1, 2, 3, 4), a selector and two slots are needed"),
+        (
+            (FAT, FAT, FAT, FAT),
+            "4 FAT partitions found (numbers 1, 2, 3, 4), a selector and two slots are needed; "
+            "autoboot.txt names none, the labels are 2, 3, 4",
+        ),
         (
             (FAT, FAT, LINUX, "0x05", FAT),
             "2 FAT partitions found (numbers 1, 2), a selector and two slots are needed; the firmware does not boot 5",
@@ -150,6 +154,104 @@ def test_a_gpt_may_have_its_slots_beyond_four() -> None:
     layout = discover(table(BASIC_DATA, "", "", "", BASIC_DATA, BASIC_DATA, kind=TableKind.GPT))
 
     assert (layout.a.number, layout.b.number) == (5, 6)
+
+
+def labelled(*labels: str, kind: TableKind = TableKind.GPT) -> PartitionTable:
+    """FAT partitions 1.. of a GPT with these names."""
+    plain = table(*([BASIC_DATA] * len(labels)), kind=kind)
+    parts = tuple(
+        Partition(number=part.number, start=part.start, size=part.size, type_id=part.type_id, name=label)
+        for part, label in zip(plain.partitions, labels, strict=True)
+    )
+    return PartitionTable(kind=kind, disk_id="1234abcd", partitions=parts)
+
+
+@pytest.mark.parametrize(
+    ("label", "slot"),
+    [
+        *((label, Slot.A) for label in ("boot_a", "BOOT_A", "boot-a", "BOOTFS A", "bootfs_a", "FIRMWARE_A", "fw.a")),
+        *((label, Slot.B) for label in ("boot_b", "FIRMWARE_B", "BOOTFS B", " boot b ")),
+        *((label, None) for label in ("", "bootloader", "BOOTCONFIG", "boot", "boot_c", "system_a", "a", "root_b")),
+    ],
+)
+def test_a_label_names_a_slot_or_none(label: str, slot: Slot | None) -> None:
+    assert label_slot(label) is slot
+
+
+def test_labels_tell_the_slots_among_many() -> None:
+    layout = discover(labelled("bootconfig", "data", "boot_a", "boot_b", "media"))
+
+    assert (layout.selector.number, layout.a.number, layout.b.number) == (1, 3, 4)
+
+
+def test_volume_labels_tell_them_where_the_table_has_no_names() -> None:
+    names = {2: "FIRMWARE_A", 3: "STUFF", 4: "FIRMWARE_B"}
+
+    layout = discover(table(FAT, FAT, FAT, FAT), label_of=lambda partition: names[partition.number])
+
+    assert (layout.a.number, layout.b.number) == (2, 4)
+
+
+def test_slot_a_has_the_lower_number_whatever_the_labels_call_it() -> None:
+    layout = discover(labelled("", "boot_b", "", "boot_a"))
+
+    assert (layout.a.number, layout.b.number) == (2, 4)
+
+
+def test_without_labels_the_two_that_autoboot_txt_names_are_the_slots() -> None:
+    layout = discover(table(FAT, FAT, FAT, FAT), autoboot=(4, 2))
+
+    assert (layout.a.number, layout.b.number) == (2, 4)
+
+
+def test_the_journal_wins_over_labels_and_autoboot_txt() -> None:
+    layout = discover(labelled("", "", "boot_a", "boot_b"), journal_slots=(2, 3), autoboot=(3, 4))
+
+    assert (layout.a.number, layout.b.number) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "autoboot", "told"),
+    [
+        (("", "", "", ""), (), "autoboot.txt names none, the labels are 2, 3, 4"),
+        (("", "", "", ""), (2, 2), "autoboot.txt names 2, the labels are 2, 3, 4"),
+        (("", "", "", ""), (2, 9), "autoboot.txt names 2 and 9, the labels are 2, 3, 4"),
+        (("", "", "", ""), (1, 2), "autoboot.txt names 1 and 2, the labels are 2, 3, 4"),
+        (("", "boot_a", "boot_b", ""), (2, 4), "autoboot.txt names 2 and 4, the labels are 2 'boot_a', 3 'boot_b', 4"),
+        (("", "x", "boot_a", "boot_b"), (2, None), "autoboot.txt names 2, the labels are 2 'x', 3 'boot_a', 4 'boot_b'"),
+        (("", "boot_a", "boot_a", "boot_b"), (), "names none, the labels are 2 'boot_a', 3 'boot_a', 4 'boot_b'"),
+        (("", "boot_a", "", ""), (), "names none, the labels are 2 'boot_a', 3, 4"),
+    ],
+)
+def test_what_is_ambiguous_is_refused_with_the_candidates(
+    labels: tuple[str, ...], autoboot: tuple[int | None, ...], told: str
+) -> None:
+    with pytest.raises(AbbootError) as error:
+        discover(labelled(*labels), autoboot=autoboot, name="card.img")
+
+    assert str(error.value).startswith("cannot find the slots on card.img: 4 FAT partitions found (numbers 1, 2, 3, 4)")
+    assert str(error.value).endswith(told)
+    assert "slot_a" in error.value.hint
+
+
+def test_of_two_candidates_nobody_is_asked() -> None:
+    layout = discover(labelled("", "boot_b", "boot_b"), autoboot=(2, 9))
+
+    assert (layout.a.number, layout.b.number) == (2, 3)
+
+
+@given(
+    labels=st.lists(st.sampled_from(["", "boot_a", "boot_b", "data"]), min_size=4, max_size=6),
+    autoboot=st.lists(st.integers(0, 7), max_size=2),
+)
+def test_what_autoboot_txt_names_is_a_slot_or_all_is_refused(labels: list[str], autoboot: list[int]) -> None:
+    """G4: else the slot that the firmware boots would be nobody's."""
+    try:
+        layout = discover(labelled(*labels), autoboot=autoboot)
+    except AbbootError:
+        return
+
+    assert {number for number in autoboot if number} <= {layout.a.number, layout.b.number}
 
 
 _TABLES = st.builds(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from datetime import date
 
 import pytest
 from hypothesis import given, settings
@@ -249,6 +250,26 @@ def test_the_kernel_and_the_command_line_that_config_txt_names_are_looked_for() 
         "is missing: the kernel does not learn its root file system",
     ]
     assert warn_tree({**BOOT_TREE, "new/vmlinuz": 1, "new/boot.txt": 1}, {**TEXTS, "config.txt": config}) == ()
+
+
+def test_firmware_from_before_a_b_boot_is_warned_about() -> None:
+    old, new = date(2022, 8, 26), date(2022, 10, 18)
+
+    assert warn_tree(BOOT_TREE, TEXTS, {"start4.elf": old, "start.elf": new}) == (
+        "start4.elf is of 2022-08-26: before 2022-10-18 it wants tryboot.txt in a trial (H-02)",
+    )
+    assert warn_tree(BOOT_TREE, TEXTS, {"start4.elf": None}) == ()
+
+
+@pytest.mark.parametrize("config", ["kernel_watchdog_timeout=9\nauto_initramfs=1\n", "kernel_watchdog_timeout=9\n"])
+def test_an_initramfs_that_disarms_the_watchdog_is_warned_about(config: str) -> None:
+    files = {**BOOT_TREE, "initramfs_2712": 1}
+
+    warnings = warn_tree(files, {**TEXTS, "config.txt": config})
+
+    assert [warning.rpartition(" ")[2] for warning in warnings] == ["(H-25)"] * ("auto_initramfs" in config)
+    kept = {**TEXTS, "config.txt": config, "cmdline.txt": "panic=1 watchdog_disarm=0"}
+    assert warn_tree(files, kept) == ()
 
 
 def test_a_line_that_the_firmware_cuts_is_warned_about() -> None:

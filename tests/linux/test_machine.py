@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import struct
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +17,14 @@ from hypothesis import strategies as st
 
 from abboot.errors import DeviceError
 from abboot.linux.machine import SystemMachine
-from abboot.linux.mailbox import GET_REBOOT_FLAGS, IOCTL_MBOX_PROPERTY, SET_REBOOT_FLAGS, decode_reply, encode_request
+from abboot.linux.mailbox import (
+    GET_REBOOT_FLAGS,
+    IOCTL_MBOX_PROPERTY,
+    SET_REBOOT_FLAGS,
+    ask,
+    decode_reply,
+    encode_request,
+)
 from abboot.linux.reboot import syscall_number
 from abboot.linux.sysroot import recorded_requests
 from tests.linux.sysroots import BOOT_ID, make_sysroot
@@ -223,3 +234,79 @@ def test_the_clock_counts_from_this_boot() -> None:
     assert 0 < first < clock.boottime_s()
     assert abs(clock.realtime_s() - time.time()) < 60
     assert abs(first - float(Path("/proc/uptime").read_text().split()[0])) < 60
+
+
+# -- a mailbox that is no good -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> str:
+    """Something that can be opened; what it answers is up to the test."""
+    (tmp_path / "vcio").touch()
+    return str(tmp_path / "vcio")
+
+
+def answering(status: int = OK, tag_status: int = ANSWERED, value: int = 1) -> Callable[[int, bytearray], None]:
+    def call(_fd: int, buffer: bytearray) -> None:
+        words = list(struct.unpack("=7I", buffer))
+        words[1], words[4], words[5] = status, tag_status, value
+        buffer[:] = struct.pack("=7I", *words)
+
+    return call
+
+
+def failing(number: int) -> Callable[[int, bytearray], None]:
+    def call(_fd: int, _buffer: bytearray) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+def test_the_answer_is_what_the_firmware_wrote_into_the_buffer(device: str) -> None:
+    assert ask([device], GET_REBOOT_FLAGS, 0, call=answering(value=1)) == 1
+
+
+def test_a_firmware_that_answers_an_error_is_one_clear_error(device: str) -> None:
+    with pytest.raises(DeviceError, match="cannot use the firmware mailbox: status 0x80000001"):
+        ask([device], GET_REBOOT_FLAGS, 0, call=answering(status=0x80000001))
+
+
+@pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EIO, errno.ENOTTY])
+def test_a_driver_that_gives_up_is_one_clear_error(device: str, number: int) -> None:
+    with pytest.raises(DeviceError, match=f"(?i)^cannot use {re.escape(device)}: {os.strerror(number)}$") as caught:
+        ask([device], GET_REBOOT_FLAGS, 0, call=failing(number))
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_a_device_that_lets_the_tag_not_through_is_passed_by(device: str, tmp_path: Path) -> None:
+    other = tmp_path / "vcio_ab"
+    other.touch()
+    asked = []
+
+    def call(fd: int, buffer: bytearray) -> None:
+        asked.append(os.readlink(f"/proc/self/fd/{fd}"))
+        if len(asked) == 1:
+            raise PermissionError(errno.EPERM, "not this tag")
+        answering(value=0)(fd, buffer)
+
+    assert ask([str(other), device], GET_REBOOT_FLAGS, 0, call=call) == 0
+    assert asked == [str(other), device]
+
+
+def test_a_firmware_that_never_answers_is_not_waited_for(device: str) -> None:
+    never, begun = threading.Event(), time.monotonic()
+
+    with pytest.raises(DeviceError, match=r"the firmware gave no answer in 0\.05 s"):
+        ask([device], GET_REBOOT_FLAGS, 0, call=lambda _fd, _buffer: never.wait(30) and None, timeout_s=0.05)
+
+    assert time.monotonic() - begun < 5
+    never.set()
+
+
+def test_no_device_is_no_answer(tmp_path: Path) -> None:
+    assert ask([str(tmp_path / "vcio")], GET_REBOOT_FLAGS, 0) is None
+
+
+def test_a_file_that_is_no_mailbox_is_an_error(device: str) -> None:
+    with pytest.raises(DeviceError, match="inappropriate ioctl"):
+        ask([device], GET_REBOOT_FLAGS, 0)
