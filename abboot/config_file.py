@@ -175,7 +175,8 @@ class _Reader:
             return None
         first = next((value for value in options.values() if isinstance(value, str | tuple)), "")
         words = first if isinstance(first, str) else " ".join(map(str, first))
-        name = " ".join(f"{kind} {words}".split())[:60]
+        port = options.get("port")  # too: of one host there is a check for each service
+        name = " ".join(f"{kind} {words} {port if isinstance(port, int) else ''}".split())[:60]
         spec: CheckSpec | None = self.table(path, {"name": name, **given}, CheckSpec, {"options": options})
         return spec
 

@@ -355,21 +355,39 @@ class BootManager:
             return self._arm(observation, situation, slot, reboot=reboot, force=force, reason=reason)
 
     def check_board(self) -> None:
-        """Whether a slot can be tried once on this board, and now.  No lock, no write.
+        """Whether a slot can be tried once on this board.  No lock, no write.
 
         Raises:
-            Refused: this bootloader, kernel or configuration cannot, or somebody is busy.
+            Refused: this bootloader, kernel or configuration cannot.
         """
         observation = self._observe()
         self._check_bootloader(observation)
         self._check_channel(observation)
-        self._check_idle("try a slot")
+
+    def check_idle(self, what: str) -> None:
+        """Whether a reboot is welcome now.  No lock, no write.
+
+        Args:
+            what: that cannot be done otherwise, for the message.
+
+        Raises:
+            Refused: somebody is busy (an inhibitor lock, or the configured ``busy_hook``).
+        """
+        if self._machine is None:
+            return
+        from abboot.gate import who_is_busy
+
+        busy = who_is_busy(self._machine, self._config.trial, run_hook=self._live)
+        if busy:
+            raise Refused(
+                f"cannot {what}: a reboot is unwelcome now: {busy}", "try again later, or insist with --force"
+            )
 
     def fall_back(self, *, reason: str) -> Change:
         """Reboot out of a trial and change nothing but the journal: the firmware has to return to the primary.
 
         :meth:`revert` is how a trial is left; this is how it is proved that a trial ends by itself.  The reboot is
-        asked for only after the entry was read back (G7).
+        asked for only after the entry was read back (G7).  It waits while somebody is busy, for ``busy_limit`` at most.
 
         Raises:
             Refused: no trial is running.
@@ -377,6 +395,7 @@ class BootManager:
         from abboot.core import plan as plans
         from abboot.results import Change
 
+        self._wait_until_idle()
         with self._changing() as (observation, situation):
             if situation.phase is not Phase.TRIAL:
                 raise Refused(f"cannot fall back: {situation.reason}", "`abboot status` says where things stand")
@@ -405,7 +424,7 @@ class BootManager:
         self._check_bootloader(observation)
         self._check_channel(observation)
         if reboot and not force:
-            self._check_idle(f"try slot {slot}")
+            self.check_idle(f"try slot {slot}")
         attempts = self._config.trial.attempts
         plan = plans.plan_trial(
             observation, situation, self._stamp(), slot=slot, attempts=attempts, reboot=reboot, reason=reason
@@ -424,7 +443,7 @@ class BootManager:
             self._check_channel(observation)
             self._check_digest(observation, slot, record_digest)
             if reboot and not force:
-                self._check_idle(f"try slot {slot}")
+                self.check_idle(f"try slot {slot}")
         except AbbootError as error:
             error.hint += f"; slot {slot} stays armed: `abboot revert` cancels that"
             raise
@@ -675,7 +694,7 @@ class BootManager:
             permit = self._permit(situation, Verb.REVERT)
             if permit is Permit.LEAVE:
                 if reboot and not force:
-                    self._check_idle(f"leave the trial of slot {situation.booted}")
+                    self.check_idle(f"leave the trial of slot {situation.booted}")
                 self._keep_checks(situation.trial, reason, ())
                 return self._leave(observation, situation, reason=reason, reboot=reboot)
             if permit is Permit.DISARM:
@@ -986,18 +1005,6 @@ class BootManager:
                 "cannot arm a trial: there is no way to set the firmware's tryboot flag: no /dev/vcio (H-29)",
                 "use the Raspberry Pi kernel; where the reboot argument is known to work, set `trial.reboot = "
                 '"argument"` in the configuration',
-            )
-
-    def _check_idle(self, what: str) -> None:
-        """No reboot while somebody is busy."""
-        if self._machine is None:
-            return
-        from abboot.gate import who_is_busy
-
-        busy = who_is_busy(self._machine, self._config.trial, run_hook=self._live)
-        if busy:
-            raise Refused(
-                f"cannot {what}: a reboot is unwelcome now: {busy}", "try again later, or insist with --force"
             )
 
     def _wait_until_idle(self) -> None:

@@ -151,7 +151,7 @@ def advance(manager: BootManager) -> Change | None:
         return None
     if status.flag:
         # It would bring back the canary: leave as from any other trial, which clears it.
-        return manager.revert(reason=STICKY)
+        return manager.end_trial(healthy=False, reason=STICKY)
     return manager.fall_back(reason=LEAVING)
 
 
@@ -187,7 +187,7 @@ def run_selftest(
         progress: of the staging.
 
     Raises:
-        Refused: this is no settled board, or the inactive slot holds something that nobody gave up.
+        Refused: this is no settled board, somebody is busy, or the inactive slot holds something that nobody gave up.
         AbbootError: what :meth:`BootManager.stage` and :meth:`BootManager.trial` raise.
     """
     if not dry_run:
@@ -199,6 +199,7 @@ def run_selftest(
         return found
     status = manager.status()
     if found.state is State.RUNNING and status.phase is Phase.ARMED and not dry_run:
+        _check_idle(manager)
         return attrs.evolve(report(manager), rebooting=manager.trial(reason=LABEL).rebooting)
     slot = _slot_for_canary(status)
     held = _held(status.slots[slot], status.slots[slot.other])
@@ -215,11 +216,20 @@ def run_selftest(
             f"cannot self-test: slot {slot} holds {held}, and the test needs that slot",
             "give it up with `abboot selftest --replace`, and stage it again after the test",
         )
+    _check_idle(manager)
     staged = manager.stage(
         None, base="booted", drop=LEFT_OUT, annotations={ANNOTATION: "canary"}, label=LABEL, progress=progress
     )
     change = manager.trial(staged.record_digest, retry=True, reason=LABEL)
     return attrs.evolve(report(manager), cost=cost, rebooting=change.rebooting)
+
+
+def _check_idle(manager: BootManager) -> None:
+    """Before the slot is given up.  It says nothing about the board, so it is no result of the test."""
+    try:
+        manager.check_idle("self-test")
+    except Refused as busy:
+        raise Refused(busy.message, "try again later") from None
 
 
 def _slot_for_canary(status: Status) -> Slot:
@@ -291,7 +301,9 @@ def _judge_open(run: _Run, status: Status, steps: list[Step]) -> tuple[State, tu
         proved = [Step(id=name, ok=True, found=text) for name, text in _ARRIVED] if run.left else []
         return State.FAILED, (*steps, *proved, Step(id=what, ok=False, found=status.reason))
     proved = [Step(id=name, ok=True, found=text) for name, text in _ARRIVED] if run.started else []
-    waiting = {True: "rebooting without commit", False: "waiting for the reboot"}[run.left or not run.started]
+    waiting = "waiting for the reboot"
+    if run.started:
+        waiting = "rebooting without commit" if run.left else "waiting for `abboot confirm` to reboot without commit"
     waits = Step(id="fall_back" if run.started else "flag", ok=None, found=waiting)
     return State.RUNNING, (*steps, *proved, waits)
 

@@ -196,6 +196,8 @@ def _next_step(observation: Observation, situation: Situation) -> str:
             return "reboot into the trial: abboot trial; or cancel it: abboot revert"
         case Phase.TRIAL if situation.trial is not None and situation.trial.progress is TrialProgress.REVERTING:
             return "reboot: this trial is being left, and the primary boots next"
+        case Phase.TRIAL if _holds_canary(observation, situation.booted):
+            return "go on with the self-test: abboot selftest"
         case Phase.TRIAL:
             return "end the trial: abboot confirm (or commit, revert)"
         case Phase.FOREIGN:
@@ -206,9 +208,21 @@ def _next_step(observation: Observation, situation: Situation) -> str:
         case _ if situation.outcome is not None:
             return "note how the trial ended: abboot confirm"
         case _ if inactive is not None and situation.states[inactive] is SlotState.STAGED:
+            if _holds_canary(observation, inactive):
+                return "go on with the self-test that was interrupted: abboot selftest"
             return f"try slot {inactive}: abboot trial"
         case _:
             return f"stage a tree onto slot {inactive}: abboot stage TREE"
+
+
+def _holds_canary(observation: Observation, slot: Slot | None) -> bool:
+    """It is no update: who tries it ends where he was."""
+    record = observation.slots[slot].record if slot is not None else None
+    if record is None or not record.annotations:
+        return False
+    from abboot.selftest import is_canary
+
+    return is_canary(record)
 
 
 def _word(value: object) -> str | None:

@@ -28,9 +28,10 @@ def doctor(options: argparse.Namespace) -> Result:
         from abboot.doctor import examine_tree
         from abboot.doctor.fix import fix_tree
 
+        config = _config(options)  # before anything is changed: it may be wrong
         fixed = fix_tree(options.fix, sysroot=options.sysroot)
         asks = not options.offline and options.sim is None and options.disk is None
-        found = examine_tree(options.fix, sysroot=options.sysroot if asks else None, config=_config(options))
+        found = examine_tree(options.fix, sysroot=options.sysroot if asks else None, config=config)
     else:
         from abboot.doctor import examine, examine_disk
 
@@ -64,7 +65,8 @@ def _text(style: Style, found: Report, fixed: Fixed | None, *, verbose: bool) ->
             head = style.paint(str(severity), "bold", _COLOURS[severity])
             blocks.append("\n".join([f"{head}: {_MEANINGS[severity]}", *_group(style, group)]))
     if not found.findings:
-        blocks.append(style.paint("nothing found", "green"))
+        seen = style.paint("nothing found", "green") if found.clear else style.paint("nothing can be seen", "red")
+        blocks.append(seen)
     blocks.append(_recovery_text(style, found))
     if verbose:
         rows = [f"{hazard} {HAZARDS[hazard].title}: {why}" for hazard, why in found.unseen.items()]

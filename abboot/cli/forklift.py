@@ -33,6 +33,9 @@ def opened(options: argparse.Namespace) -> Iterator[tuple[Forklift, Any]]:
     """Store and slots that a command line means, and what happened to the board because of the action."""
     from abboot.linux.sysroot import under
 
+    if options.sim is not None and options.store is None and options.config is None:
+        # The default is the store of the system that this runs on, which a simulated Pi must not change.
+        raise AbbootError(f"cannot tell which stage store belongs to {options.sim}", "name its folder: --store FOLDER")
     with _target(options) as target:
         store = options.store or under(options.sysroot, target.manager.config.forklift.store)
         yield Forklift(target.manager, store), target
@@ -194,6 +197,7 @@ def status_text(style: Style, found: ForkliftStatus) -> str:
         ("next", "none" if found.next is None else f"bundle {found.next}{failed}"),
         ("applied", ", ".join(map(str, found.history)) or "none"),
         ("names", names),
+        ("unknown", ", ".join(found.unknown)),
     ]
     trial = found.last_trial
     told = ""

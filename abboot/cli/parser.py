@@ -309,7 +309,8 @@ SPECS: dict[str, VerbSpec] = {
         "what may go wrong with A/B boot on this board, and what brings a failed trial back",
         "Looks for every hazard that can be seen from here: each with what was found and what helps. With --disk or "
         "--offline only the disk is looked at; -v lists what cannot be seen. Takes no lock and changes nothing, except "
-        "the folder of --fix. The exit code is 1 if something critical is found.",
+        "the folder of --fix. The exit code is 1 if something critical is found, or nothing can be "
+        "seen.",
         _doctor,
     ),
     "note-boot": VerbSpec(

@@ -60,8 +60,10 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Nothing critical was found."""
-        return all(finding.severity is not Severity.CRITICAL for finding in self.findings)
+        """Something could be looked at, and nothing critical was found."""
+        return bool(self.findings or self.clear) and all(
+            finding.severity is not Severity.CRITICAL for finding in self.findings
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -1,7 +1,8 @@
 """Adding the safety nets to a tree that is to be staged: ``panic=``, the kernel watchdog, and what keeps it armed.
 
 Rules: a folder is changed, never a boot partition; a setting that is there and does something stays as it is; fixing
-again changes nothing; each file is replaced in one step, and not through a link.
+again changes nothing; each file is replaced in one step, and not through a link; no file is made that was not there:
+in a folder that is laid over another tree it would take the place of the file below.
 
 Sources: documentation, config_txt/boot.adoc (``kernel_watchdog_timeout``); RPi-Distro/raspberrypi-sys-mods#115
 (``watchdog_disarm=0``); kernel.org, kernel-parameters (``panic``).
@@ -9,6 +10,7 @@ Sources: documentation, config_txt/boot.adoc (``kernel_watchdog_timeout``); RPi-
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import stat
@@ -52,11 +54,16 @@ def fix_config(text: str) -> str:
         return text
     setting = f"kernel_watchdog_timeout={KERNEL_WATCHDOG_S}"
     lines = text.splitlines(keepends=True)
+    filtered, place = False, None
     for index, line in enumerate(lines):
         key, equals, _value = line.partition("=")
-        if equals and key.strip() == "kernel_watchdog_timeout":
-            end = line[len(line.rstrip("\r\n")) :]
-            return "".join([*lines[:index], f"{setting}{end}", *lines[index + 1 :]])
+        if line.lstrip().startswith("["):
+            filtered = line.strip() != "[all]"
+        elif equals and key.strip() == "kernel_watchdog_timeout" and not filtered:
+            place = index  # the last one counts
+    if place is not None:
+        end = lines[place][len(lines[place].rstrip("\r\n")) :]
+        return "".join([*lines[:place], f"{setting}{end}", *lines[place + 1 :]])
     newline = "\r\n" if "\r\n" in text else "\n"
     gap = "" if not text or text.endswith("\n") else newline
     # [all], so that no filter above it (such as [pi4]) applies to the line (config_txt/conditional.adoc).
@@ -88,20 +95,30 @@ def fix_tree(folder: str, *, sysroot: str = "/") -> Fixed:
 
     _refuse_mounted_fat(folder, sysroot)
     tree = read_folder(folder)
-    config = next((path for path in tree.files if path.lower() == "config.txt"), "config.txt")
+    config = next((path for path in tree.files if path.lower() == "config.txt"), None)
     cmdline = cmdline_path(tree.files, tree.config or "")
     before: dict[str, str] = {}
     after: dict[str, str] = {}
     for path, fix in ((config, fix_config), (cmdline, fix_cmdline)):
-        if path is None:
-            continue
-        before[path] = _read(folder, path) if path in tree.files else ""
-        after[path] = fix(before[path])
+        if path is not None:
+            before[path] = _read(folder, path)
+            after[path] = fix(before[path])
+    if not after:
+        raise Refused(
+            f"cannot fix {folder}: it has neither a config.txt nor a cmdline.txt",
+            "name the folder of a boot tree, as `abboot stage` takes it",
+        )
     changed = [path for path in after if after[path] != before[path]]
     for path in changed:
         _replace(folder, path, after[path])
-    seconds = watchdog_seconds(after[config])
-    hints = [_HINT.format(seconds=seconds)]
+    hints = []
+    if config is None:
+        hints.append(
+            "there is no config.txt, so kernel_watchdog_timeout=120 could not be added: where this folder is laid over "
+            "another tree, put it into config.d/50-watchdog.txt"
+        )
+    else:
+        hints.append(_HINT.format(seconds=watchdog_seconds(after[config])))
     if cmdline is None:
         hints.append("there is no cmdline.txt, so panic=10 could not be added")
     return Fixed(
@@ -157,8 +174,12 @@ def _replace(folder: str, path: str, text: str) -> None:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         with open(fd, "wb") as file:
             file.write(text.encode("utf-8", "surrogateescape"))
+            file.flush()
+            os.fsync(fd)
         os.replace(temporary, place)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)  # it would be staged with the tree
         raise _error(place, error) from error
 
 

@@ -419,7 +419,7 @@ def _missing_tools(sysroot: str, config: Config) -> tuple[str, ...]:
     """Commands of the configuration that are not there; a name without a ``/`` is looked for as a shell would."""
     from abboot.linux.sysroot import under
 
-    commands = [config.trial.busy_hook, *(check.options.get("command") for check in config.health.checks)]
+    commands = [config.trial.busy_hook, *(check.options.get("argv") for check in config.health.checks)]
     programs = [str(command[0]) for command in commands if isinstance(command, list | tuple) and command]
     if os.path.isdir(under(sysroot, "run/systemd/system")):
         programs.append("systemctl")

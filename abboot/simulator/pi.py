@@ -66,6 +66,8 @@ class _State:
     argument: str | None = None  # /run/systemd/reboot-param
     request: int = 0  # the partition request that this boot began with
     uptime_s: float = _KERNEL_TO_USERSPACE_S
+    under_voltage: bool = False  # now; no boot and no other process knows of it
+    inhibitors: tuple[str, ...] = ()  # likewise
 
 
 class _Board:
@@ -89,7 +91,7 @@ class _Board:
         return self
 
     # Machine
-    def boot_report(self) -> BootReport | None:
+    def boot_report(self) -> BootReport:
         state = self._pi.state
         boot = state.boot
         stamp = datetime.combine(state.board.bootloader, datetime.min.time(), UTC)
@@ -106,6 +108,9 @@ class _Board:
     def boot_id(self) -> str:
         return self._pi.state.boot_id
 
+    def under_voltage(self) -> bool | None:
+        return self._pi.state.under_voltage
+
     # Mailbox
     def tryboot_flag(self) -> bool | None:
         return self._pi.state.flag if self._has_mailbox else None
@@ -120,6 +125,9 @@ class _Board:
         self._pi.change(flag=value)
 
     # Rebooter
+    def inhibitors(self) -> tuple[str, ...]:
+        return self._pi.state.inhibitors
+
     def pending_argument(self) -> str | None:
         return self._pi.state.argument
 
@@ -242,6 +250,25 @@ class SimulatedPi:
             return observe(self._disk, None).layout.slot_of(partition)
         except AbbootError:
             return None
+
+    @property
+    def boot_report(self) -> BootReport:
+        """What the firmware tells the kernel in the device tree."""
+        return self._board.boot_report()
+
+    def booted_file(self, path: str, limit: int) -> bytes | None:
+        """The first ``limit`` bytes of a file of the partition that booted, as the firmware reads them now.
+
+        ``None``: there is no such file, or nothing booted.
+        """
+        partition = next((one for one in self._table().partitions if one.number == self.boot.partition), None)
+        if partition is None:
+            return None
+        with self._reading(partition) as read:
+            try:
+                return FirmwareFat(read, partition.size).read_file(path, limit)
+            except NotReadable:
+                return None
 
     @property
     def disk(self) -> SimulatedDisk:

@@ -16,9 +16,12 @@ from abboot.core.tree import (
     check_tree,
     fold,
     is_reserved,
+    keeps_watchdog,
+    panic_seconds,
     problem_of_path,
     shown,
     warn_tree,
+    watchdog_seconds,
 )
 from abboot.errors import InvalidTree
 
@@ -234,6 +237,33 @@ def test_a_missing_kernel_watchdog_is_warned_about(config: str) -> None:
     (warning,) = warn_tree(BOOT_TREE, {**TEXTS, "config.txt": config})
 
     assert "kernel_watchdog_timeout=120" in warning
+
+
+@pytest.mark.parametrize(
+    ("config", "seconds"),
+    [
+        ("kernel_watchdog_timeout=120\n[all]\nkernel_watchdog_timeout=0", 0),
+        ("kernel_watchdog_timeout=0\nkernel_watchdog_timeout=60", 60),
+        ("[none]\nkernel_watchdog_timeout=60", 0),
+        ("[pi4]\nkernel_watchdog_timeout=60", 60),
+        ("kernel_watchdog_timeout=0\n[pi4]\nkernel_watchdog_timeout=60", 0),
+        ("[pi4]\n[all]\nkernel_watchdog_timeout=60\n[cm4]\nkernel_watchdog_timeout=0", 60),
+    ],
+)
+def test_of_several_watchdogs_the_last_one_that_every_board_reads_counts(config: str, seconds: int) -> None:
+    assert watchdog_seconds(config) == seconds
+
+
+@pytest.mark.parametrize("cmdline", ["root=x\npanic=10 watchdog_disarm=0\n", "root=x -- panic=10 watchdog_disarm=0"])
+def test_a_net_that_the_kernel_may_not_get_does_not_count(cmdline: str) -> None:
+    assert (panic_seconds(cmdline), keeps_watchdog(cmdline)) == (0, False)
+
+
+def test_a_command_line_of_several_lines_is_warned_about() -> None:
+    (warning,) = warn_tree(BOOT_TREE, {**TEXTS, "cmdline.txt": "root=x panic=10\n# root=y\n"})
+
+    assert warning.startswith("cmdline.txt has several lines")
+    assert warn_tree(BOOT_TREE, {**TEXTS, "cmdline.txt": "root=x panic=10\r\n"}) == ()
 
 
 def test_files_that_the_boot_rom_acts_on_are_warned_about() -> None:

@@ -147,6 +147,25 @@ def test_the_same_hazard_in_both_slots_is_told_once(tmp_path: Path) -> None:
     assert len([line for line in lines if line.strip().startswith("found ")]) == 2
 
 
+def test_a_disk_without_a_partition_table_is_not_called_well(tmp_path: Path) -> None:
+    (tmp_path / "empty.img").write_bytes(bytes(1 << 20))
+
+    ran = abboot("--disk", tmp_path / "empty.img", "doctor")
+
+    assert ran.code == 1
+    assert ran.out.startswith("nothing can be seen\n")
+    assert "no partition table found" in ran.out
+    assert said("--disk", tmp_path / "empty.img", "doctor", code=1)["ok"] is False
+
+
+def test_nothing_is_fixed_with_a_configuration_that_is_wrong(tmp_path: Path) -> None:
+    tree = cards.write_tree(tmp_path / "tree", {"config.txt": b"a=1\n"})
+    (tmp_path / "abboot.toml").write_text("[trial]\nattempts = 99\n")
+
+    assert "attempts" in refused("--config", tmp_path / "abboot.toml", "doctor", "--fix", tree)["message"]
+    assert (tree / "config.txt").read_bytes() == b"a=1\n"
+
+
 def test_what_cannot_be_seen_is_listed_on_request(tmp_path: Path) -> None:
     card = new_card(tmp_path)
 

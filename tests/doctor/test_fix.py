@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,56 @@ def test_a_watchdog_that_is_switched_off_is_switched_on_in_its_place() -> None:
     assert fix_config("a=1\r\nkernel_watchdog_timeout=0\r\nb=2\r\n") == (
         "a=1\r\nkernel_watchdog_timeout=120\r\nb=2\r\n"
     )
+
+
+def test_a_setting_under_a_filter_is_not_taken_for_the_one_of_every_board() -> None:
+    for filtered in ("[cm4]\nkernel_watchdog_timeout=0\n", "[none]\nkernel_watchdog_timeout=60\n"):
+        fixed = fix_config(f"{filtered}[all]\na=1\n")
+
+        assert fixed.startswith(f"{filtered}[all]\na=1\n")
+        assert fixed.endswith(
+            "\n[all]\n# added by abboot doctor: a kernel that hangs is reset, and the primary boots\n"
+            "kernel_watchdog_timeout=120\n"
+        )
+        assert watchdog_seconds(fixed) == 120
+
+
+def test_of_two_settings_the_last_one_is_switched_on() -> None:
+    text = "kernel_watchdog_timeout=60\na=1\nkernel_watchdog_timeout=0\n"
+
+    assert fix_config(text) == text.replace("=0", "=120")
+
+
+def test_a_folder_to_be_laid_over_another_gets_no_config_txt_that_would_hide_the_one_below(tmp_path: Path) -> None:
+    folder = cards.write_tree(tmp_path / "overlay", {"cmdline.txt": b"root=x\n", "kernel8.img": b"kernel"})
+
+    fixed = fix_tree(str(folder))
+
+    assert fixed.changed == ("cmdline.txt",)
+    assert sorted(os.listdir(folder)) == ["cmdline.txt", "kernel8.img"]
+    assert "there is no config.txt" in fixed.hints[0]
+
+
+def test_a_folder_that_is_no_boot_tree_stays_as_it_is(tmp_path: Path) -> None:
+    folder = cards.write_tree(tmp_path / "home", {"notes.txt": b"mine"})
+
+    with pytest.raises(Refused, match=r"it has neither a config\.txt nor a cmdline\.txt$"):
+        fix_tree(str(folder))
+
+    assert os.listdir(folder) == ["notes.txt"]
+
+
+def test_a_file_that_cannot_be_written_to_its_end_leaves_nothing_to_be_staged(tree: Path) -> None:
+    before = sorted(path.name for path in tree.iterdir())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, limits[1]))  # as a full disk: a write ends early
+    try:
+        with pytest.raises(AbbootError, match=r"cannot fix .*config\.txt: file too large"):
+            fix_tree(str(tree))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert sorted(path.name for path in tree.iterdir()) == before
 
 
 def test_the_command_line_that_config_txt_names_is_fixed(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 from abboot.config import DiskConfig
-from abboot.core.check_spec import CheckSpec
+from abboot.config_file import parse_config
 from abboot.core.hazards import HAZARDS, Severity
 from abboot.core.partition_table import read_partition_table
 from abboot.core.words import TableKind
@@ -567,8 +567,8 @@ def _(bench: Bench) -> None:
 
 @case("H-54", "the configuration runs check-the-fan, which is not there")
 def _(bench: Bench) -> None:
-    check = CheckSpec(kind="command", name="fan", options={"command": ["check-the-fan", "--now"]})
-    evolve_health(bench, checks=(check,))
+    config = parse_config('[[health.checks]]\nkind = "command"\nargv = ["check-the-fan", "--now"]\n')
+    evolve_health(bench, checks=config.health.checks)
 
 
 # -- the tests --------------------------------------------------------------------------------------------------------

@@ -247,6 +247,37 @@ def test_in_a_trial_and_after_a_stray_boot_it_is_refused() -> None:
     assert trial.manager().status().phase is Phase.TRIAL
 
 
+def test_while_somebody_is_busy_it_is_refused_and_no_verdict_on_the_board() -> None:
+    pi = new_pi()
+    staged_update(pi)
+    pi.change(inhibitors=("apt (upgrading)",))
+    before = pi.card.digest()
+
+    with pytest.raises(Refused, match=r"^cannot self-test: a reboot is unwelcome now: apt \(upgrading\)$") as refusal:
+        run_selftest(pi.manager(), replace=True)
+
+    assert "--force" not in refusal.value.hint  # which it does not have
+    assert (pi.card.digest(), pi.state.boot_count) == (before, 0)
+    assert report(pi.manager()).state is State.NONE
+
+
+@pytest.mark.parametrize("flag", [False, True], ids=["falls back", "leaves with a sticky flag"])
+def test_the_canary_waits_for_whoever_is_busy_before_it_reboots(flag: bool) -> None:
+    pi = new_pi()
+    run_selftest(pi.manager())
+    pi.change(inhibitors=("apt (upgrading)",), flag=flag)
+    manager = pi.manager()
+    machine = manager.machine
+    assert machine is not None
+    began = machine.clock.boottime_s()
+
+    assert manager.confirm().action == "self_test"
+
+    assert machine.clock.boottime_s() - began >= CONFIG.trial.busy_limit_s
+    boot_services(pi)
+    assert report(pi.manager()).state is (State.FAILED if flag else State.PASSED)
+
+
 def test_on_an_image_it_is_refused() -> None:
     with pytest.raises(Refused, match=r"^cannot self-test: this disk is an image"):
         run_selftest(BootManager(new_pi().card, None, CONFIG))
@@ -423,6 +454,34 @@ def test_what_happened_is_told_before_anybody_noted_it() -> None:
 
     assert found.ok
     assert pi.card.digest() == before
+
+
+def test_what_it_waits_for_is_told() -> None:
+    pi = new_pi()
+    staged = pi.manager().stage(None, base="booted", annotations={ANNOTATION: "canary"}, label=LABEL)
+    pi.manager().trial(staged.record_digest, reboot=False, reason=LABEL)
+    told = [(report(pi.manager()).steps[-1].id, report(pi.manager()).steps[-1].found)]
+    pi.reboot()
+    pi.manager().note_boot()
+    told.append((report(pi.manager()).steps[-1].id, report(pi.manager()).steps[-1].found))
+
+    assert told == [
+        ("flag", "waiting for the reboot"),
+        ("fall_back", "waiting for `abboot confirm` to reboot without commit"),
+    ]
+
+
+def test_status_never_takes_a_canary_for_an_update() -> None:
+    pi = new_pi()
+    pi.manager().stage(None, base="booted", annotations={ANNOTATION: "canary"}, label=LABEL)  # and the power goes
+    pi.power_cut()
+    boot_services(pi)
+    assert pi.manager().status().slots[B].state is SlotState.STAGED
+    assert pi.manager().status().next == "go on with the self-test that was interrupted: abboot selftest"
+
+    run_selftest(pi.manager())
+
+    assert pi.manager().status().next == "go on with the self-test: abboot selftest"
 
 
 def test_the_command_in_the_canary_goes_on_with_the_test() -> None:
