@@ -1,11 +1,11 @@
 """Forklift beside abboot: its stage store, and what a bundle brings for the boot partition.
 
     forklift = abboot.forklift.Forklift(abboot.BootManager.from_system())
-    print(forklift.pending())                              # what the next bundle waits for
+    forklift.pending()                                     # what the next bundle waits for
     staged = forklift.stage()                              # its boot files, onto the inactive slot
     manager.trial(staged.record_digest)                    # a full reboot
     forklift.rebind()                                      # once Forklift has applied it
-    print(forklift.last_trial())
+    forklift.last_trial()
 
 Everything is loaded when it is first used: ``import abboot.forklift`` costs nothing.
 """

@@ -32,11 +32,19 @@ from abboot.core.states import OUTCOMES, Permit, Verb, slot_after
 from abboot.core.tree import fold, problem_of_path
 from abboot.core.words import Outcome, Phase, Slot, SlotState
 from abboot.errors import AbbootError, Refused
-from abboot.forklift.binding import Binding, from_record, read_binding, to_record, write_binding
+from abboot.forklift.binding import MAX_INDEX, Binding, from_record, read_binding, to_record, write_binding
 from abboot.forklift.bundle import EMPTY_PAYLOAD, Bundle, exported, read_bundle
 from abboot.forklift.reconcile import FAILED, PENDING, Action, Facts, decide, slot_name
 from abboot.forklift.store import MAX_SIZE, StageStore, StoreDamaged
-from abboot.forklift.store_file import StoreReading, list_bundles, read_store, remove_stale_swap, write_store
+from abboot.forklift.store_file import (
+    ASIDE,
+    StoreReading,
+    list_bundles,
+    read_store,
+    remove_stale_swap,
+    set_aside,
+    write_store,
+)
 
 if TYPE_CHECKING:
     from abboot.core.states import Observation, Situation
@@ -394,7 +402,14 @@ class Forklift:
             action, why = decision.action, decision.why
             changed = decision.data is not None and decision.data != reading.data
             if decision.data is not None and not dry_run:
-                changed = write_store(self._folder, decision.data)
+                if reading.store is None and (reading.data or b"").strip(b"\0"):
+                    # Names and history of it are nowhere else, and what is damaged to us may be readable to people.
+                    try:
+                        set_aside(self._folder)
+                        why = f"{why}; what was there is kept as {ASIDE}"
+                    except AbbootError as error:
+                        problems.append(error.message)
+                changed = write_store(self._folder, decision.data, instead_of=reading.data)
             if action is Action.STUCK and facts.bound and situation.phase is Phase.TRIAL and not dry_run:
                 # Containers and overlays of something else would run on boot files that are on trial.
                 left = self._manager.end_trial(healthy=False, reason=one_line(why, _LABEL_MAX)).changed
@@ -526,7 +541,7 @@ class Forklift:
         if not bound:
             return []
         before = self._bundle(bound[0].bundle)
-        if not before.is_the_one(bound[0].sha256):
+        if not bound[0].is_of(before):
             return []
         gone = {fold(path) for path in (*found.files, *dropped)}
         return [
@@ -546,7 +561,7 @@ class Forklift:
         if after == reading.store:
             return []
         try:
-            write_store(self._folder, after.render())
+            write_store(self._folder, after.render(), instead_of=reading.data)
         except AbbootError as error:
             return [error.message]
         return []
@@ -569,7 +584,7 @@ class Forklift:
             version=newest.version if newest else "",
             payload=newest.payload if newest else None,
             rebound=newest is not None and newest is not bound[-1] and newest.bundle != bound[-1].bundle,
-            present=newest is not None and self._bundle(newest.bundle).is_the_one(newest.sha256),
+            present=newest is not None and newest.is_of(self._bundle(newest.bundle)),
         )
 
     def _pending(self, observation: Observation, situation: Situation, reading: StoreReading) -> Pending:
@@ -590,29 +605,39 @@ class Forklift:
             return broken(reading.problem)
         if slot is None:
             return pending(Need.NOTHING, "nobody can tell which slot is booted")
+        bound, found = self._bound(observation, slot), None if index is None else self._bundle(index)
+        is_here = found is not None and (
+            any(each.fits(found) for each in bound)
+            if bound
+            else found.payload == EMPTY_PAYLOAD or index == store.current
+        )
         if situation.phase is Phase.ARMED:
-            return pending(Need.REBOOT, f"slot {situation.armed} is armed: a full reboot tries it")
-        bound = self._bound(observation, slot)
-        if index is None:
+            there, armed = self._bound(observation, situation.armed), f"slot {situation.armed} is armed"
+            if not there or (found is not None and there[-1].is_of(found)):
+                return pending(Need.REBOOT, f"{armed}: a full reboot tries it")
+            if found is None or not found.whole or is_here:
+                tried = there[-1].bundle
+                why = f"{armed}: a full reboot tries bundle {tried}, which is not next; `abboot revert` disarms it"
+                return pending(Need.REBOOT, why, tried)
+        if found is None:
             return broken("no bundle is next")
-        found = self._bundle(index)
         if not found.whole:
             return broken(f"bundle {index} is not whole: {found.problem}")
-        if bound and not any(each.fits(found) for each in bound):
-            return self._elsewhere(observation, situation, slot, found)
-        if not bound and found.payload != EMPTY_PAYLOAD and index != store.current:
+        if not is_here:
             return self._elsewhere(observation, situation, slot, found)
         if store.next_failed:
             return pending(Need.FAILED, f"Forklift could not apply bundle {index}")
         if index != store.current:
             return pending(Need.APPLY, f"bundle {index} has the boot files of slot {slot}: Forklift applies it")
-        if not bound or bound[0].bundle != index:
+        if not bound or not bound[0].is_of(found):
             return pending(Need.REBIND, f"bundle {index} is applied, and slot {slot} is not yet bound to it")
         if situation.phase is Phase.TRIAL:
             return pending(Need.CONFIRM, f"bundle {index} is applied in the trial of slot {slot}")
         waiting = store.names.get(PENDING)
         if waiting not in (None, index) and self._bundle(waiting or 0).whole:
             return pending(Need.RESUME, f"the update to bundle {waiting} was interrupted", waiting)
+        if bound[0].payload is None:  # it was applied before anybody put its boot files onto a slot
+            return self._elsewhere(observation, situation, slot, found)
         return pending(Need.NOTHING, f"bundle {index} is applied on slot {slot}")
 
     def _elsewhere(self, observation: Observation, situation: Situation, slot: Slot, found: Bundle) -> Pending:
@@ -624,7 +649,7 @@ class Forklift:
         there = self._bound(observation, other)
         state = self._state_now(situation, other)
         # The slot's own record counts: whatever else ran there, this is what it would boot with.
-        if there and there[-1].fits(found) and there[-1].bundle == index:
+        if there and there[-1].is_of(found):
             if state is SlotState.STAGED:
                 return Pending(need=Need.TRIAL, bundle=index, why=f"bundle {index} is on slot {other}: try it")
             if state is SlotState.FAILED:
@@ -646,7 +671,7 @@ def bundle_index(store: StageStore, bundle: int | str) -> int:
         index = int(bundle[:19])
     else:
         index = special[bundle] if bundle in special else store.names.get(bundle)
-    if index is None or index < 1:
+    if index is None or not 1 <= index <= MAX_INDEX:
         known = ", ".join([*special, *sorted(store.names)][:12])
         raise Refused(f"cannot find bundle {bundle}: the store has none of that name", f"known names: {known}")
     return index
@@ -658,7 +683,7 @@ def _pinned(
     """``store`` with the names of both slots' bundles; what waited to be staged waits no more."""
     names = {name: at for name, at in store.names.items() if name not in (PENDING, FAILED) or at != index}
     names[slot_name(slot)] = index
-    running = next((each for each in bound if bundle(each.bundle).is_the_one(each.sha256)), None)
+    running = next((each for each in bound if each.is_of(bundle(each.bundle))), None)
     if running is not None:
         names[slot_name(running.slot)] = running.bundle
     return attrs.evolve(store, names=names)

@@ -62,10 +62,18 @@ class Binding:
 
     def fits(self, bundle: Bundle) -> bool:
         """Whether this slot may run with ``bundle``."""
-        if not bundle.whole:
-            return False
-        same = bundle.index == self.bundle and bundle.sha256 == self.sha256
-        return same or (self.payload is not None and bundle.payload == self.payload)
+        if self.payload is None:
+            return self.is_of(bundle)
+        return bundle.whole and bundle.payload == self.payload
+
+    def is_of(self, bundle: Bundle) -> bool:
+        """Whether ``bundle`` is the very one that this slot is bound to, and whole.
+
+        The digest of its ``forklift-bundle.yml`` does not tell alone: that has no checksums, and two bundles of a
+        pallet with uncommitted changes have the same one, whatever files they bring.
+        """
+        same = bundle.whole and bundle.index == self.bundle and bundle.sha256 == self.sha256
+        return same and self.payload in (None, bundle.payload)
 
 
 def to_record(bundle: Bundle, store: bytes, added: bytes) -> dict[str, Any]:

@@ -74,10 +74,6 @@ class Bundle:
         """It can be applied, and its boot files can be on a slot."""
         return not self.problem
 
-    def is_the_one(self, sha256: str | None) -> bool:
-        """Whether this is the bundle whose ``forklift-bundle.yml`` had this digest, and is whole."""
-        return self.whole and self.sha256 == sha256
-
 
 def bundle_folder(store: str, index: int) -> str:
     """Where the bundle ``index`` of the store in the folder ``store`` lies."""

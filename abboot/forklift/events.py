@@ -26,7 +26,7 @@ import attrs
 
 from abboot.core.canonical import dump_json, load_json
 from abboot.core.words import Phase
-from abboot.errors import AbbootError, Damaged, Locked
+from abboot.errors import AbbootError, Damaged, Locked, Refused
 from abboot.forklift.adapter import Forklift, Need, Pending
 from abboot.forklift.bundle import manifest_digest
 from abboot.forklift.hooks import HookRun, failures
@@ -37,6 +37,7 @@ from abboot.linux.sysroot import device_error, read_small
 
 if TYPE_CHECKING:
     from abboot.manager import BootManager
+    from abboot.results import Change
 
 FALLBACK_FILE = "abboot-fallback.json"
 MEMORY_FILE = "run/abboot/forklift.json"
@@ -45,6 +46,8 @@ _MAX_SMALL = 4096  # bytes
 _ROUNDS = 5  # of store_changed: somebody may go on changing the store while it stages
 _WRITING_S = 10.0  # after that a swap file was left there, and nobody is writing
 _POLL_S = 0.1
+_LOCKED_S = 300.0  # how long another abboot may have the disk when a failure has to be dealt with: it may be staging
+_LOCKED_POLL_S = 1.0
 
 #: ``$SERVICE_RESULT`` of forklift-apply.service: whether it was applied.  What is not here is a failure.
 #: Source: systemd.exec(5).
@@ -123,10 +126,11 @@ class Events:
             Damaged: as of :meth:`Forklift.status`.
         """
         problems: list[str] = []
-        changed, done = False, ""
+        changed, is_new, done = False, False, ""
         reading = self._when_written()
         for _ in range(_ROUNDS):
             before = _what_counts(reading)
+            is_new = self._notice(reading.store) or is_new
             pending = self._forklift.pending()
             try:
                 wrote, done = self._prepare(pending, reading)
@@ -139,7 +143,7 @@ class Events:
             reading = self._when_written()
             if _what_counts(reading) == before:
                 break  # what follows from it was done; our own names in it do not count
-        hooks = self._hooks_of_a_new_next(reading.store)
+        hooks = self._hooks("post-set-next", None if reading.store is None else reading.store.next) if is_new else ()
         pending = self._forklift.pending()
         return Handled(
             event="store-changed",
@@ -161,7 +165,7 @@ class Events:
             result: ``$SERVICE_RESULT`` of its unit: ``success``, ``exit-code``, ``timeout``...
 
         Raises:
-            Locked: another abboot has the disk.
+            Locked: another abboot had the disk for minutes.
             Damaged: as of :meth:`Forklift.status`.
         """
         applied = RESULTS.get(result, False)
@@ -181,13 +185,12 @@ class Events:
         observation, situation = self._manager.survey()
         reading = read_store(self._forklift.folder)
         pending = self._forklift.pending()
-        memory = self._recall()
         why = ""
         if pending.need not in (Need.TRIAL, Need.RETRY):
             why = pending.why
         elif reading.store is not None and reading.store.next_failed:
             why = f"Forklift could not apply bundle {pending.bundle}"
-        elif pending.need is Need.RETRY and not (memory is not None and memory.asked):
+        elif pending.need is Need.RETRY and not self._is_asked_for():
             why = f"{pending.why}, and nobody asked for another try"
         elif observation.pending_argument:
             why = f"this reboot has an argument already: {observation.pending_argument}"
@@ -208,7 +211,8 @@ class Events:
         """What the next bundle needs that needs no reboot: whether anything was written, and what was done."""
         if reading.store is not None and reading.store.next_failed:
             return False, f"Forklift could not apply bundle {reading.store.next}"
-        if pending.need is Need.STAGE:
+        # Staged already, and asked for once more: only the name for what failed goes.
+        if pending.need is Need.STAGE or (pending.need is Need.RETRY and self._is_asked_for()):
             staged = self._forklift.stage()
             return staged.changed, f"bundle {staged.bundle.index} is on slot {staged.slot}: it needs a full reboot"
         if pending.need is Need.REBIND:
@@ -216,14 +220,20 @@ class Events:
             return rebound.changed, rebound.why
         return False, ""
 
-    def _hooks_of_a_new_next(self, store: StageStore | None) -> tuple[HookRun, ...]:
+    def _notice(self, store: StageStore | None) -> bool:
+        """Whether another bundle is next than when it was last looked at."""
         memory, seen = self._recall(), self._seen(store)
         if memory is not None and (memory.next, memory.sha256) == (seen.next, seen.sha256):
-            return ()
+            return False
         # Where nobody looked at the beginning of this boot, nobody can tell whether it is new: the hooks run, and that
         # somebody asked for another try is not taken from it.
         self._remember(attrs.evolve(seen, asked=memory is not None))
-        return self._hooks("post-set-next", seen.next)
+        return True
+
+    def _is_asked_for(self) -> bool:
+        """Whether somebody made the next bundle next in this boot."""
+        memory = self._recall()
+        return memory is not None and memory.asked
 
     def _applied(self) -> Handled:
         rebound = self._forklift.rebind()
@@ -242,7 +252,7 @@ class Events:
         _, situation = self._manager.survey()
         if situation.phase is Phase.TRIAL:
             pending = self._forklift.pending()
-            change = self._manager.end_trial(healthy=False, reason=why)
+            change = self._once_unlocked(lambda: self._manager.end_trial(healthy=False, reason=why))
             return self._handled(
                 "apply-result",
                 why=change.detail,
@@ -251,15 +261,20 @@ class Events:
                 hooks=hooks,
                 pending=pending if change.rebooting else None,
             )
-        stays = self._why_no_reboot(reading)
+        now = self._when_written()
+        # A hook may take long, and may have made another bundle next itself: that is not undone.
+        stays = "the store was changed since" if _what_counts(now) != _what_counts(reading) else ""
+        stays = stays or self._why_no_reboot(now)
         if stays:
             return self._handled("apply-result", why=f"{why}; {stays}", hooks=hooks)
+        store = now.store
         assert store is not None
         changed = False
         if not store.next_failed:
             # Forklift notes no failure of a bundle that it cannot even load.  Without it early boot would see nothing
             # to set right.
-            changed = write_store(self._forklift.folder, store.set_next_result("failure").render())
+            failed = store.set_next_result("failure").render()
+            changed = write_store(self._forklift.folder, failed, instead_of=now.data)
         planned = self._forklift.reconcile(dry_run=True)
         if planned.action not in (Action.FELL_BACK, Action.RESTORED):
             stays = f"a reboot would not help: {planned.why}"
@@ -270,10 +285,26 @@ class Events:
         if stays:
             return self._handled("apply-result", why=f"{why}; {stays}", changed=changed, hooks=hooks)
         pending = self._forklift.pending()  # after the reboot was asked for there is nothing to ask
-        self._manager.reboot(reason=why)
+        try:
+            self._once_unlocked(lambda: self._manager.reboot(reason=why))
+        except (Locked, Refused):
+            self._forget_fallback()  # it was not made
+            raise
         return self._handled(
             "apply-result", why=f"{why}: {planned.why}", changed=True, rebooting=True, hooks=hooks, pending=pending
         )
+
+    def _once_unlocked(self, act: Callable[[], Change]) -> Change:
+        """What happened is not told again: it has to be dealt with now, and not from the beginning."""
+        waited_s = 0.0
+        while True:
+            try:
+                return act()
+            except Locked:
+                if waited_s >= _LOCKED_S:
+                    raise
+            self._sleep(_LOCKED_POLL_S)
+            waited_s += _LOCKED_POLL_S
 
     def _why_no_reboot(self, reading: StoreReading) -> str:
         """Why early boot would change nothing about a failure; empty if it would."""

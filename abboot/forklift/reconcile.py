@@ -90,7 +90,7 @@ class Decision:
 def decide(facts: Facts) -> Decision:
     """The table above.  Deciding again after it was done gives NOTHING or STUCK."""
     store = facts.store
-    usable = next((each for each in facts.bound if facts.bundle(each.bundle).is_the_one(each.sha256)), None)
+    usable = next((each for each in facts.bound if each.is_of(facts.bundle(each.bundle))), None)
     if store is None:
         return _rewritten(facts, usable)
     if store.next is None:
@@ -157,7 +157,7 @@ def _restored(facts: Facts, store: StageStore, usable: Binding | None, found: st
     if facts.bound:
         names[slot_name(facts.bound[0].slot)] = copy.next
     other = facts.other
-    if other is not None and facts.bundle(other.bundle).is_the_one(other.sha256):
+    if other is not None and other.is_of(facts.bundle(other.bundle)):
         names[slot_name(other.slot)] = other.bundle
     names = _without(names, left, copy.next)
     # A name for what is not there would one day name another bundle: Forklift gives its index away again.
@@ -206,7 +206,7 @@ def _name_for(facts: Facts, store: StageStore, left: int) -> str:
     if store.next_failed:
         return FAILED
     other = facts.other
-    if other is not None and other.bundle == left and facts.bundle(left).is_the_one(other.sha256):
+    if other is not None and other.is_of(facts.bundle(left)):
         if facts.other_state is SlotState.FAILED:
             return FAILED
         if facts.other_state is SlotState.GOOD and store.current == left:

@@ -30,6 +30,7 @@ from abboot.linux.sysroot import device_error
 
 STORE: Final = "forklift-stage-store.yml"
 SWAP: Final = "forklift-stage-store-swap.yml"
+ASIDE: Final = "abboot-damaged-store.yml"  # what was found in place of a store, before another one was written
 
 _BUNDLE = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -71,15 +72,20 @@ def read_store(folder: str) -> StoreReading:
         return StoreReading(data=data, store=None, problem=error.message, swap=swap)
 
 
-def write_store(folder: str, data: bytes) -> bool:
+def write_store(folder: str, data: bytes, *, instead_of: bytes | None) -> bool:
     """Make ``data`` the store in ``folder``; returns whether it was something else before.
 
     A cut leaves the old store or the new one, whole, and perhaps a swap file.  After the return the new one is on the
     medium.  Its mode is 0644, as Forklift's.
 
+    Args:
+        folder: of the store.
+        data: what it has to be.
+        instead_of: what ``data`` was made from, :attr:`StoreReading.data`: what Forklift wrote since is not undone.
+
     Raises:
         StoreDamaged: ``data`` is no store; nothing was written.
-        Refused: there is a swap file; nothing was written.
+        Refused: there is a swap file, or the store is not ``instead_of`` any more; nothing was written.
         DeviceError: the operating system refused; the store is the old one or the new one.
     """
     StageStore.parse(data)
@@ -101,6 +107,11 @@ def write_store(folder: str, data: bytes) -> bool:
             raise device_error("write", f"{folder}/{STORE}", error) from error
         with _saying(f"write {folder}/{STORE}"):
             try:
+                # From here on the swap file keeps Forklift from writing.
+                if _read(directory, STORE)[0] != instead_of:
+                    os.close(swap)
+                    os.unlink(SWAP, dir_fd=directory)
+                    raise Refused(f"cannot write {folder}/{STORE}: somebody else just wrote it", "try again")
                 _fill(swap, data)
                 # A cut up to here leaves the old store and a swap file, from now on the new one.
                 os.rename(SWAP, STORE, src_dir_fd=directory, dst_dir_fd=directory)
@@ -111,6 +122,20 @@ def write_store(folder: str, data: bytes) -> bool:
                 raise
             os.fsync(directory)
     return True
+
+
+def set_aside(folder: str) -> None:
+    """Give a damaged store a second name, ``abboot-damaged-store.yml``, for people; the one before it is gone.
+
+    It is on the medium after the next :func:`write_store`.
+
+    Raises:
+        DeviceError: it cannot be done; the store is as it was.
+    """
+    with _open_folder(folder) as directory, _saying(f"keep {folder}/{STORE}"):
+        with suppress(FileNotFoundError):
+            os.unlink(ASIDE, dir_fd=directory)
+        os.link(STORE, ASIDE, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
 
 
 def remove_stale_swap(folder: str) -> bool:

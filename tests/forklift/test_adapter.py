@@ -13,7 +13,7 @@ from abboot.core.record import STAGE_STORE_PATH
 from abboot.core.words import Outcome, Slot, SlotState
 from abboot.errors import AbbootError, Damaged, InvalidTree, Refused
 from abboot.fat.read import FatVolume
-from abboot.forklift import Action, Forklift, Need, StoreDamaged
+from abboot.forklift import Action, Forklift, Need, Pending, StoreDamaged
 from abboot.manager import BootManager
 from tests.cards import CONFIG, tree_files
 from tests.forklift.device import CAN, PINS, SWAP, USB, Device, manifest, text
@@ -188,6 +188,39 @@ def test_what_cannot_be_on_the_slot_is_refused_before_anything_is_written(
     assert (device.data, device.pi.card.digest()) == (before, card)
 
 
+def test_an_index_that_no_record_can_name_is_refused(device: Device) -> None:
+    for index in (2**53, 2**63):
+        device.forklift.build(CAN, index=index)
+        with pytest.raises(Refused, match="the store has none of that name"):
+            device.adapter().stage(str(index))
+
+
+def test_another_bundle_is_staged_in_place_of_the_one_that_is_armed(device: Device) -> None:
+    device.forklift.plt_stage(CAN)
+    device.adapter().stage()
+    device.pi.manager().trial(reboot=False)
+    assert device.need() is Need.REBOOT
+
+    device.forklift.plt_stage(USB)
+    assert device.need() is Need.STAGE
+    assert device.adapter().stage().changed
+    assert device.adapter().pending() == Pending(need=Need.TRIAL, bundle=3, why="bundle 3 is on slot b: try it")
+
+
+def test_an_armed_bundle_that_is_no_longer_next_is_told_of(device: Device) -> None:
+    device.forklift.plt_stage(CAN)
+    device.adapter().stage()
+    device.pi.manager().trial(reboot=False)
+    device.forklift.set_next(1)
+
+    waits = device.adapter().pending()
+
+    assert (waits.need, waits.bundle) == (Need.REBOOT, 2)
+    assert "bundle 2, which is not next; `abboot revert` disarms it" in waits.why
+    device.pi.manager().revert()
+    assert device.need() is Need.NOTHING
+
+
 def test_a_bundle_that_is_not_whole_is_refused(device: Device) -> None:
     device.forklift.build(CAN, whole=False)
 
@@ -304,8 +337,14 @@ def test_boot_files_that_the_image_did_not_come_with_have_to_be_staged(device: D
     device.adapter().rebind()
 
     assert device.adapter().status().slots[A].payload is None
+    assert device.need() is Need.STAGE
     assert device.adapter().stage().needed
+    assert device.need() is Need.TRIAL
     device.tries()
+    assert device.cut().action is Action.NOTHING
+    assert device.need() is Need.RETRY  # it runs, but not with its boot files: they failed
+
+    device.tries(retry=True)
     device.commits()
 
     assert device.adapter().status().slots[B].payload == device.adapter().bundle(2).payload

@@ -170,3 +170,16 @@ def test_a_hostile_bundle_writes_no_order_to_a_terminal(card: Path, store: Forkl
 
     assert "\x1b" not in out
     assert "\x07" not in out
+
+
+@pytest.mark.parametrize("action", ["status", "stage", "rebind", "store-changed"])
+def test_a_simulated_pi_never_gets_the_store_of_this_system(card: Path, action: str) -> None:
+    assert "which stage store belongs to" in refused("--sim", card, "forklift", action)["message"]
+
+
+def test_what_forklift_would_drop_is_told(card: Path, store: ForkliftStore) -> None:
+    store.path.write_bytes(store.data + b"    weird: 3 # ours\n")
+
+    printed = abboot(*words(card, store, "status")).out
+
+    assert "staged.weird, line 6: # ours" in printed

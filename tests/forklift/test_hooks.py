@@ -191,7 +191,7 @@ def test_the_command_needs_no_disk_and_its_exit_code_is_the_answer(
     folders: Folders, config: Path, store: ForkliftStore
 ) -> None:
     folders.add(folders.etc, "10-ask", 'test "$FORKLIFT_BUNDLE_INDEX" = 1', event="pre-set-next")
-    words = ("--config", config, "forklift", "run-hooks", "pre-set-next", "--store", store.folder)
+    words = ("--config", config, "forklift", "run-hooks", "--store", store.folder, "pre-set-next")
 
     assert said(*words) == {
         "schema": 1,

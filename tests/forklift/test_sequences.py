@@ -12,6 +12,7 @@ import pytest
 
 from abboot.core.words import Outcome, Slot, SlotState
 from abboot.forklift import Action, Need
+from abboot.forklift.store_file import ASIDE
 from abboot.simulator import PowerCut
 from tests.forklift.device import CAN, PINS, SWAP, USB, Device, text
 
@@ -394,6 +395,38 @@ def test_a_damaged_store_without_any_bundle_for_the_slot_lets_forklift_go_on(upd
     assert updated.cut().action is Action.NOTHING
 
 
+@pytest.mark.parametrize("is_bound", [True, False])
+def test_what_was_in_place_of_a_store_is_kept_for_people(updated: Device, *, is_bound: bool) -> None:
+    by_hand = text(2, [1, 2], {**PINNED, "mine": 2})[:-1]  # an editor that writes no last line end
+    if not is_bound:
+        updated.forklift.delete(2)
+    updated.forklift.path.write_bytes(by_hand)
+
+    done = updated.cut()
+
+    assert (updated.folder / ASIDE).read_bytes() == by_hand
+    assert done.why.endswith(f"kept as {ASIDE}")
+    assert updated.data == (text(2, [1, 2], PINNED) if is_bound else text())
+
+
+def test_nothing_is_kept_of_a_store_that_holds_nothing(updated: Device) -> None:
+    updated.forklift.path.write_bytes(bytes(90))
+
+    updated.cut()
+
+    assert not (updated.folder / ASIDE).exists()
+
+
+def test_a_store_is_healed_even_if_what_was_there_cannot_be_kept(updated: Device) -> None:
+    (updated.folder / ASIDE).mkdir()
+    updated.forklift.path.write_bytes(b"staged: [\n")
+
+    done = updated.adapter().reconcile()
+
+    assert ["cannot keep" in problem for problem in done.problems] == [True]
+    assert updated.data == text(2, [1, 2], PINNED)
+
+
 def test_an_unset_next_becomes_the_slots_own_again(updated: Device) -> None:
     updated.forklift.does(lambda store: store.unset_next())
 
@@ -433,6 +466,48 @@ def test_an_index_that_was_given_away_again_is_another_bundle(updated: Device) -
     updated.tries()
     updated.commits()
     assert (updated.booted, updated.data) == (A, text(2, [1, 2], {**NAMES, "boot-slot-a": 2}))
+
+
+def rebuilt(device: Device, files: dict[str, bytes]) -> None:
+    """Bundle 2 deleted, changed and staged again: with uncommitted changes the pallet has the same version as before,
+    and there are no checksums in ``forklift-bundle.yml``."""
+    before = (device.folder / "2" / "forklift-bundle.yml").read_bytes()
+    device.forklift.delete(2)
+    assert device.forklift.plt_stage(files) == 2
+    (device.folder / "2" / "forklift-bundle.yml").write_bytes(before)
+
+
+def test_other_boot_files_under_the_same_index_and_manifest_are_another_bundle(device: Device) -> None:
+    device.forklift.plt_stage(CAN)
+    device.adapter().stage()
+    rebuilt(device, USB)
+
+    assert device.need() is Need.STAGE  # not a trial of the files that are on slot b
+    assert device.adapter().stage().changed
+    device.tries()
+    device.commits()
+    status = device.adapter().status()
+    assert status.slots[B].payload == device.adapter().bundle(2).payload
+
+
+def test_other_boot_files_under_the_same_index_and_manifest_do_not_fit_the_slot(updated: Device) -> None:
+    rebuilt(updated, USB)
+
+    assert updated.cut().action is Action.STUCK
+    assert updated.need() is Need.STAGE
+
+
+def test_another_bundle_under_the_same_index_is_bound_once_it_is_applied(device: Device) -> None:
+    device.updates_containers({})
+    device.forklift.delete(2)
+    assert device.forklift.plt_stage({}) == 2
+    device.forklift.apply()
+
+    assert device.need() is Need.REBIND
+    assert device.adapter().rebind().changed
+    device.forklift.path.write_bytes(b"")
+    assert device.cut().action is Action.RESTORED
+    assert device.data == text(2, [1, 2], NAMES)
 
 
 def test_a_trial_whose_bundle_is_gone_is_left(device: Device) -> None:

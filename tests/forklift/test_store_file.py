@@ -95,7 +95,7 @@ def test_no_more_is_read_than_could_be_a_store(folder: Path) -> None:
 def test_a_store_is_replaced_with_the_mode_that_forklift_gives_it(folder: Path) -> None:
     (folder / STORE).chmod(0o600)
 
-    assert write_store(str(folder), NEW)
+    assert write_store(str(folder), NEW, instead_of=OLD)
 
     assert (folder / STORE).read_bytes() == NEW
     assert stat.S_IMODE((folder / STORE).stat().st_mode) == 0o644
@@ -105,7 +105,7 @@ def test_a_store_is_replaced_with_the_mode_that_forklift_gives_it(folder: Path) 
 def test_the_same_bytes_are_not_written_again(folder: Path) -> None:
     before = (folder / STORE).stat()
 
-    assert not write_store(str(folder), OLD)
+    assert not write_store(str(folder), OLD, instead_of=OLD)
 
     after = (folder / STORE).stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
@@ -115,17 +115,28 @@ def test_a_swap_file_stops_a_write_until_it_is_removed(folder: Path) -> None:
     (folder / SWAP).write_bytes(b"")
 
     with pytest.raises(Refused, match=f"{SWAP} is there"):
-        write_store(str(folder), NEW)
+        write_store(str(folder), NEW, instead_of=OLD)
     assert (folder / STORE).read_bytes() == OLD
 
     assert remove_stale_swap(str(folder))
     assert not remove_stale_swap(str(folder))
-    assert write_store(str(folder), NEW)
+    assert write_store(str(folder), NEW, instead_of=OLD)
+
+
+def test_what_forklift_wrote_meanwhile_is_not_undone(folder: Path) -> None:
+    meanwhile = StageStore(next=3, history=(1,)).render()
+    (folder / STORE).write_bytes(meanwhile)
+
+    with pytest.raises(Refused, match="somebody else just wrote it"):
+        write_store(str(folder), NEW, instead_of=OLD)
+
+    assert (folder / STORE).read_bytes() == meanwhile
+    assert not (folder / SWAP).exists()  # or Forklift could write nothing any more
 
 
 def test_what_is_no_store_is_not_written(folder: Path) -> None:
     with pytest.raises(StoreDamaged):
-        write_store(str(folder), b"next: 1\n")
+        write_store(str(folder), b"next: 1\n", instead_of=OLD)
 
     assert os.listdir(folder) == [STORE]
     assert (folder / STORE).read_bytes() == OLD
@@ -140,7 +151,7 @@ def test_a_link_is_replaced_and_what_it_leads_to_is_not_touched(folder: Path) ->
 
     assert read_store(str(folder)).data is None
     assert remove_stale_swap(str(folder))
-    assert write_store(str(folder), NEW)
+    assert write_store(str(folder), NEW, instead_of=None)
 
     assert elsewhere.read_bytes() == b"mine"
     assert not (folder / STORE).is_symlink()
@@ -152,7 +163,7 @@ def test_a_write_that_fails_leaves_no_swap_file_behind(folder: Path) -> None:
     (folder / STORE).mkdir()
 
     with pytest.raises(DeviceError, match="is a directory"):
-        write_store(str(folder), NEW)
+        write_store(str(folder), NEW, instead_of=None)
 
     assert os.listdir(folder) == [STORE]
 
@@ -201,13 +212,13 @@ for at in range(1000):
         limit, calls[:] = at, []
         if start.get(store_file.SWAP) is not None:
             store_file.remove_stale_swap(folder)
-        store_file.write_store(folder, data)
+        store_file.write_store(folder, data, instead_of=store_file.read_store(folder).data)
         open(folder + ".calls", "w").write(json.dumps(calls))
         os._exit(0)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     files = {name: open(os.path.join(folder, name), "rb").read().hex() for name in os.listdir(folder)}
     store_file.remove_stale_swap(folder)
-    store_file.write_store(folder, data)
+    store_file.write_store(folder, data, instead_of=store_file.read_store(folder).data)
     healed = {name: open(os.path.join(folder, name), "rb").read().hex() for name in os.listdir(folder)}
     found.append([code, files, healed])
     if code == 0:
