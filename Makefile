@@ -59,6 +59,27 @@ vfat: packages-vfat venv ## let a real Linux kernel's vfat driver judge what abb
 	@echo "vfat: one minute; the kernel is fetched once"
 	@$(BIN)/pytest -m kernel tests/kernel --quiet --tb=short --maxfail=20
 
+# CRASHLAB='--mount sync' tries other mount options; see tests/crashlab/run.py.
+CRASHLAB ?=
+.PHONY: crashlab
+crashlab: packages-crashlab venv ## cut the power at every write of a switch, abboot's and nine other ways (needs the network once)
+	@echo "crashlab: three minutes; the kernel and its programs are fetched once"
+	@$(BIN)/python -m tests.crashlab.run $(CRASHLAB)
+
+# The time limit is for a machine that got stuck: every wait of a test ends by itself.
+.PHONY: e2e
+e2e: packages-e2e venv ## boot whole cards for real, Linux and systemd, and cut their power (ten minutes; needs the network once)
+	@echo "e2e: the guest is made once; every test leaves a transcript in .cache/e2e/transcripts"
+	@$(BIN)/python -m tests.e2e.guest
+	@timeout --kill-after=30 60m $(BIN)/pytest -m e2e tests/e2e -n 2 --dist worksteal --tb=short --durations=5
+
+# CUTS='--stage 5 --arm 5 --commit 5' makes it short; see tests/e2e/cuts.py.
+CUTS ?=
+.PHONY: cuts
+cuts: packages-e2e venv ## cut the power of a real kernel two hundred times, drawn by write index (an hour and more)
+	@$(BIN)/python -m tests.e2e.guest
+	@nice -n 15 $(BIN)/python -m tests.e2e.cuts $(CUTS)
+
 # FUZZ='--runs 10000 fat' makes it short; see tests/fuzz/run.py.
 FUZZ ?=
 .PHONY: fuzz
@@ -66,6 +87,28 @@ fuzz: packages-test venv ## fuzz whatever reads what a card says: a million inpu
 	@$(BIN)/python -c 'import atheris, coverage' 2>/dev/null || \
 	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	@nice -n 19 $(BIN)/python -m tests.fuzz.run $(FUZZ)
+
+.PHONY: deb
+deb: packages-deb venv ## build the Debian package in dist/, and let lintian judge it
+	@$(BIN)/python tools/build_deb.py
+	@lintian --allow-root --fail-on error dist/abboot_*_all.deb
+
+.PHONY: debtest
+debtest: packages-debtest venv ## install the package in fresh Debian 12 and 13 systems (needs the network)
+	@echo "debtest: four minutes"
+	@$(BIN)/pytest -m debian tests/packaging --quiet
+
+# CRASH='--share 0.01 confirm' makes it short; see tests/crash/run.py.
+CRASH ?=
+.PHONY: crash
+crash: packages-test venv ## cut the power at every write of every verb, and judge every card that can be left (half an hour)
+	@nice -n 10 $(BIN)/python -m tests.crash.run --json .cache/crash.json $(CRASH)
+
+# MUTANTS='flag' runs those with that word in their name.
+MUTANTS ?=
+.PHONY: mutants
+mutants: packages-test venv ## take each guard against a power cut away once: a crash test has to notice (a quarter of an hour)
+	@nice -n 10 $(BIN)/python -m tests.mutants.run --json .cache/mutants.json $(MUTANTS)
 
 .PHONY: tree
 tree: ## assemble a real boot tree for Pi 4 and Pi 5 in .cache/boot-tree (needs the network once)

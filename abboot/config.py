@@ -131,7 +131,7 @@ class HealthConfig(Value):
             raise SettingError("must be less than the deadline", "stable_for")
         names = [check.name for check in self.checks]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise SettingError(f"two checks have the name {shown(twice)}", "checks")
+            raise SettingError(f"two checks have the name {shown(twice)}: give one another `name`", "checks")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

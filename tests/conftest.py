@@ -22,8 +22,15 @@ DEBIAN_PACKAGES = {
     "mdir": "mtools",
     "minfo": "mtools",
     "mtype": "mtools",
+    "mlabel": "mtools",
+    "systemctl": "systemd",
+    "systemd-analyze": "systemd",
     "sfdisk": "fdisk",
     "sgdisk": "gdisk",
+    "dpkg-deb": "dpkg",
+    "lintian": "lintian",
+    "man": "man-db",
+    "mmdebstrap": "mmdebstrap",
 }
 
 
@@ -33,6 +40,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "kernel: boots a real kernel in an emulator; run by `make vfat`, not by `make test`"
     )
+    config.addinivalue_line(
+        "markers", "debian: installs the package in fresh Debian systems; run by `make debtest`, not by `make test`"
+    )
+    config.addinivalue_line("markers", "e2e: boots whole cards in an emulator; run by `make e2e`, not by `make test`")
+    config.addinivalue_line("markers", "cuts: hundreds of real power cuts; run by `make cuts`")
     # pytest-xdist's; named here so that the tests also run without it.
     config.addinivalue_line("markers", "xdist_group(name): tests that stay in one process, to share a slow fixture")
 

@@ -109,6 +109,13 @@ def test_the_checks_of_a_file_can_be_built_as_they_are() -> None:
     assert (type(room), room.name, room.required) == (KINDS["free_space"], "room", False)
 
 
+def test_two_ports_of_one_host_are_two_checks() -> None:
+    text = '[[health.checks]]\nkind = "tcp"\nport = 22\n[[health.checks]]\nkind = "tcp"\nport = 80\nhost = "::1"\n'
+
+    assert [check.name for check in parse_config(text).health.checks] == ["tcp 22", "tcp ::1 80"]
+    assert len(parse_config(text.replace('host = "::1"\n', "")).health.checks) == 2
+
+
 def test_an_error_names_file_line_and_key_and_guesses_what_was_meant() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config(
@@ -183,7 +190,7 @@ def test_the_hint_says_that_there_is_more() -> None:
         ),
         (
             "[[health.checks]]\nkind='unit'\nunit='a'\n[[health.checks]]\nkind='unit'\nunit='a'",
-            "line 1: health.checks: two checks have the name 'unit a'",
+            "line 1: health.checks: two checks have the name 'unit a': give one another `name`",
         ),
         (
             '[verify]\nedited_by_system = ["../x"]',

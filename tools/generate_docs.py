@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from abboot.config import SECTIONS, Config, render_config
-from abboot.core.health import CheckSpec
+from abboot.config import SECTIONS, Config
+from abboot.config_file import render_config
+from abboot.core.check_spec import CheckSpec
 from abboot.core.settings import settings_of
 from abboot.health.checks import ENTRY_POINTS, KINDS
 from abboot.image import DiskSpec, PartitionSpec, SelectorSpec, SlotsSpec
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from cli_page import cli_reference
+from hazards_page import hazards_reference
 from states_page import states_reference
 
 if TYPE_CHECKING:
@@ -50,7 +52,8 @@ One table for each health check. `abboot confirm` runs them all at once, again a
 passed for `stable_for` without a break, or until `deadline`. Without any check a trial is taken as healthy.
 
 A kind that is not listed here is a plug-in: an entry point of the group `{ENTRY_POINTS}`, called with `name`,
-`required`, `timeout_s` and its options as keywords. A plug-in that cannot be loaded is a check that fails.
+`required`, `timeout_s`, its options and, if it is set, `retries` as keywords. A plug-in that cannot be loaded is a
+check that fails. How to write one: [health checks](../how-to/health-checks.md).
 """
 
 
@@ -113,6 +116,7 @@ def image_reference() -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "reference/cli.md": lambda: cli_reference(GENERATED),
     "reference/config.md": config_reference,
+    "reference/hazards.md": lambda: hazards_reference(GENERATED),
     "reference/image-spec.md": image_reference,
     "reference/states.md": states_reference,
 }

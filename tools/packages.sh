@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install the Debian packages that are missing for some purposes: tools/packages.sh python|test|demo|tree|bench|vfat...
+# Install the Debian packages that are missing for some purposes: tools/packages.sh python|test|demo|tree|bench|vfat|e2e...
 #
 # What is there already is left alone, and then neither apt nor the network is touched.  Without root and without a
 # password-less sudo nothing is installed: the list is printed, and the exit status is 1.
@@ -17,20 +17,23 @@ python          | gcc           | building pyparted                          | c
 python          | libc6-dev     | building pyparted                          | test -e /usr/include/stdlib.h
 python          | pkgconf       | building pyparted                          | command -v pkg-config
 python          | libparted-dev | building pyparted                          | pkg-config --exists libparted
-test bench vfat | dosfstools    | mkfs.vfat and fsck.vfat judge the volumes  | command -v mkfs.vfat
-test bench demo vfat | mtools   | an independent reader and writer of FAT    | command -v mcopy
-test bench vfat | fdisk         | sfdisk judges the partition tables         | command -v sfdisk
+test bench vfat crashlab e2e | dosfstools    | mkfs.vfat and fsck.vfat judge the volumes  | command -v mkfs.vfat
+test bench demo vfat crashlab e2e | mtools   | an independent reader and writer of FAT    | command -v mcopy
+test bench vfat crashlab | fdisk         | sfdisk judges the partition tables         | command -v sfdisk
 test            | gdisk         | sgdisk judges the GPT                      | command -v sgdisk
 bench           | rauc          | one of those that abboot is measured against | command -v rauc
 bench           | squashfs-tools | making the bundle that RAUC installs        | command -v mksquashfs
 bench           | dbus-daemon   | the bus on which the RAUC service answers | command -v dbus-daemon
 bench           | openssl       | signing that bundle                        | command -v openssl
-tree demo vfat  | mmdebstrap    | fetching firmware and kernels for the Pi   | command -v mmdebstrap
-tree demo vfat  | ca-certificates | fetching firmware and kernels for the Pi | test -e /etc/ssl/certs/ca-certificates.crt
-vfat            | qemu-system-arm | the machine that a real kernel runs in     | command -v qemu-system-aarch64
+tree demo vfat crashlab debtest e2e | mmdebstrap    | fetching firmware and kernels for the Pi   | command -v mmdebstrap
+tree demo vfat crashlab debtest e2e | ca-certificates | fetching firmware and kernels for the Pi | test -e /etc/ssl/certs/ca-certificates.crt
+deb             | lintian       | judging the Debian package                 | command -v lintian
+vfat crashlab e2e | qemu-system-arm | the machine that a real kernel runs in     | command -v qemu-system-aarch64
+e2e             | device-tree-compiler | fdtput writes what the firmware tells the kernel | command -v fdtput
+e2e             | e2fsprogs     | making the root file system of the guest   | command -v mke2fs
 '
 
-[[ $# -gt 0 ]] || { echo "usage: tools/packages.sh python|test|demo|tree|bench|vfat..." >&2; exit 2; }
+[[ $# -gt 0 ]] || { echo "usage: tools/packages.sh python|test|demo|tree|bench|vfat|e2e..." >&2; exit 2; }
 missing=()
 reasons=()
 while IFS='|' read -r purposes package what check; do

@@ -42,6 +42,7 @@ AT_LEAST = {
     "verify": "ok missing changed extra",
     "log": "entries",
     "repair": "changed steps",
+    "doctor": "findings ok",
     "image-build": "partitions slots",
     "image-inspect": "partitions slots",
     "simulate": "partition slot tryboot config why",
@@ -375,6 +376,13 @@ def test_a_wrong_command_line_exits_with_2(line: str) -> None:
     assert (ran.code, ran.out) == (2, "")
     assert re.search(r"^abboot: .+\n  hint: ", ran.err, re.MULTILINE)
     assert refused(*line.split(), code=2)["type"] == "Usage"
+
+
+@pytest.mark.parametrize("line", ["forklft status", "stats log", "-v --help status", "-q -h log"])
+def test_a_mistake_and_a_help_list_every_verb_whatever_other_words_there_are(line: str) -> None:
+    ran = abboot(*line.split())
+
+    assert [verb for verb in SPECS if not re.search(rf"\b{verb}\b", ran.out + ran.err)] == []
 
 
 @pytest.mark.parametrize("line", ["--help", "--version", *(f"{verb} --help" for verb in VERBS)])

@@ -68,10 +68,6 @@ OFTEN = st.sampled_from([True, True, False])
 BRINGS = st.sampled_from(["same", "same", *sorted(PAYLOADS)])
 
 
-class Gone(AssertionError):
-    """An assertion of the model itself."""
-
-
 @contextmanager
 def cut_before_call(number: int) -> Iterator[None]:
     """Raise PowerCut before call ``number`` that changes a file, in the code of ``abboot.forklift``."""
@@ -230,7 +226,7 @@ class Life(RuleBasedStateMachine):
             assert self.pi.running, "nothing boots"
             if not self.comes_up():
                 return
-        raise Gone("it reboots again and again")
+        raise AssertionError("it reboots again and again")
 
     def comes_up(self) -> bool:
         """One boot of the system; whether it ended with a reboot of its own."""

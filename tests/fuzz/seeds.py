@@ -247,3 +247,14 @@ def tree_to_stage(which: int) -> Mapping[str, bytes]:
     if which == 2:
         tree |= {"filling.img": bytes(24 * SECTOR)}
     return tree
+
+
+def stores() -> tuple[bytes, ...]:
+    """What the real Forklift wrote, and what a person may have made of it."""
+    golden = Path(__file__).resolve().parents[1] / "forklift/golden"
+    return (
+        *(path.read_bytes() for path in sorted(golden.glob("*.yml"))),
+        b"---\n# by hand\nstaged: {next: 0x2, next-failed: no, history: [1, 0b1_0], names: {a: 1, 'b': 2}}\n...\n",
+        b"staged:\n  next: ~\nx:\n  - - 1\n    - {a: [], b: {}, c: 2026-01-01}\n  - |+\n    x\n\n  - >-\n    1:30\n",
+        b"forklift-version: v0.7.0\nstaged:\n    names:\n        !!binary gIE=: 1\n        'a #b': 2\n",
+    )

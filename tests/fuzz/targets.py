@@ -31,6 +31,7 @@ from abboot.fat.plan import Content, plan_volume
 from abboot.fat.read import FatVolume
 from abboot.fat.volume import MAX_DIRECTORIES_SIZE, Held
 from abboot.fat.write import compare, invalidate, validate, write_content
+from abboot.forklift.store import StageStore, StoreDamaged
 from abboot.manager import BootManager
 from abboot.simulator.firmware_fat import FirmwareFat, NotReadable
 from tests.fuzz import seeds
@@ -415,6 +416,16 @@ def _scan(ring: bytes, whole: Journal, sequences: list[list[bytes]]) -> None:
         assert all(entry == decode(ring[offset : offset + BLOCK_SIZE]) for offset, entry in found)
 
 
+def store(data: bytes) -> None:
+    """Forklift's stage store, before and after what Forklift does to it."""
+    found = attempt(lambda: StageStore.parse(data), StoreDamaged)
+    if found is None:
+        return
+    assert all(text.isprintable() for text in found.unknown)
+    for after in (found, found.applied(), found.staged(1), found.apply_failed(), found.del_bundle(1)):
+        assert StageStore.parse(after.render()) == after
+
+
 # --- the table ---
 
 _WORDS = re.compile(rb'"[a-z0-9_]+":?')
@@ -525,6 +536,27 @@ TARGETS: Final = {
             covers=("abboot.core.journal",),
             max_size=4 * BLOCK_SIZE + 1,
             tokens=_tokens_of(seeds.journals()),
+        ),
+        Target(
+            name="store",
+            run=store,
+            seeds=seeds.stores,
+            mutate=_change_text,
+            covers=("abboot.forklift.store", "abboot.forklift.yaml3"),
+            # The names that Forklift refuses, and the order of numbers in names, do not vary here.
+            floor=0.8,
+            max_size=4096,
+            tokens=(
+                b"staged:",
+                b"    next: ",
+                b"history:",
+                b"names:",
+                b"- 1\n",
+                b"? |-\n",
+                b"!!binary ",
+                b"&a ",
+                b"<<",
+            ),
         ),
     )
 }

@@ -14,6 +14,17 @@ def forklift_wrapper(tree: str) -> str:
     return staged.record_digest
 
 
+def wrapper_with_the_stage_store(manager: abboot.BootManager) -> int | None:
+    forklift = abboot.forklift.Forklift(manager, store="/var/lib/forklift/stages")
+    pending: abboot.forklift.Pending = forklift.pending()
+    if pending.need is abboot.forklift.Need.STAGE:
+        staged = forklift.stage(progress=show)
+        manager.trial(staged.record_digest)
+    last = forklift.last_trial()
+    assert forklift.rebind().why
+    return last.bundle if last is not None and last.outcome is abboot.Outcome.COMMITTED else None
+
+
 def health_check_service(manager: abboot.BootManager) -> bool:
     report = abboot.health.watch([abboot.health.TcpCheck(name="ssh", port=22)], stable_for=10, deadline=300)
     change: abboot.Change = manager.end_trial(healthy=report.healthy, reason=report.summary)
