@@ -6,9 +6,6 @@ then reads give it back from the host's cache until somebody forgets that cache 
 
 from __future__ import annotations
 
-import itertools
-import random
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -181,37 +178,3 @@ def visible(card: CardDisk, slot: Slot) -> bool:
     except NotReadable:
         return False
     return True
-
-
-def epochs(events: list[Event]) -> list[list[Event]]:
-    """The writes between two flushes: what a medium may keep in any order."""
-    found: list[list[Event]] = [[]]
-    for event in events:
-        if event.kind == "flush":
-            found.append([])
-        elif event.kind == "write":
-            found[-1].append(event)
-    return [epoch for epoch in found if epoch]
-
-
-def kept_of(epoch: list[Event], at_most: int) -> Iterator[tuple[Event, ...]]:
-    """What the medium may have kept of an epoch: every part of it, or every beginning and some drawn parts."""
-    if 2 ** len(epoch) <= at_most:
-        for size in range(len(epoch) + 1):
-            yield from itertools.combinations(epoch, size)
-        return
-    step = max(1, len(epoch) // (at_most // 2))
-    for count in range(0, len(epoch) + 1, step):
-        yield tuple(epoch[:count])
-    draw = random.Random(len(epoch))
-    for _ in range(at_most // 2):
-        yield tuple(event for event in epoch if draw.random() < 0.5)
-
-
-def applied(moment: Moment, writes: list[Event]) -> CardDisk:
-    """The card that kept exactly these writes."""
-    card = CardDisk(moment.path)
-    for write in writes:
-        at = card.place(write.partition)[0] + write.offset
-        card.image[at : at + len(write.data)] = write.data
-    return card

@@ -9,14 +9,19 @@ import subprocess
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 import pytest
 
 from abboot.core.firmware import Board
-from abboot.core.words import FatType, Phase, Slot
+from abboot.core.words import FatType, Phase, Slot, SlotState
+from abboot.manager import BootManager
 from abboot.simulator import PowerCut
-from tests.cards import BOARDS, CONFIG, CardDisk, CardPi, card, new_pi, scratch, tree
+from tests.cards import BOARDS, CONFIG, CardDisk, CardPi, card, new_pi, scratch, tree, tree_files, write_tree
+
+if TYPE_CHECKING:
+    from abboot.forklift.events import Events
 
 A, B = Slot.A, Slot.B
 _count = itertools.count()
@@ -79,6 +84,25 @@ def stage(version: str) -> Act:
     return lambda pi: pi.manager().stage(tree(version))
 
 
+@functools.cache
+def _many(version: str, count: int) -> Path:
+    """A tree of many small files, every other one of which is another one in another version."""
+    overlays = {
+        f"overlays/overlay-{number:02}.dtbo": f"{number} {version if number % 2 else ''}".encode().ljust(700)
+        for number in range(count)
+    }
+    return write_tree(scratch() / f"tree-many-{version}-{count}", {**tree_files("v2"), **overlays})
+
+
+def stage_many(version: str, count: int = 40) -> Act:
+    return lambda pi: pi.manager().stage(_many(version, count))
+
+
+def stage_in_a_reader(version: str) -> Act:
+    """The card is in another computer."""
+    return lambda pi: BootManager(pi.disk, None, CONFIG).stage(tree(version))
+
+
 def arm(pi: CardPi) -> None:
     pi.manager().trial(reboot=False)
 
@@ -97,6 +121,74 @@ def confirm(pi: CardPi) -> None:
 
 def note(pi: CardPi) -> None:
     pi.manager().note_boot()
+
+
+def commit(pi: CardPi) -> None:
+    pi.manager().commit()
+
+
+def unhealthy(pi: CardPi) -> None:
+    pi.manager().end_trial(healthy=False, reason="a service is down")
+
+
+def overdue(pi: CardPi) -> None:
+    """What ``abboot deadline`` does."""
+    pi.manager().end_trial(healthy=False, reason="nobody confirmed it", overdue=True)
+
+
+def fall_back(pi: CardPi) -> None:
+    pi.manager().fall_back(reason="to see it come back")
+
+
+def self_test(pi: CardPi) -> None:
+    from abboot.selftest import run_selftest
+
+    run_selftest(pi.manager(), again=True, replace=True)
+
+
+@functools.cache
+def _bundles(gone: bool = False) -> Path:
+    """A stage store whose bundle 2 is next and brings boot files; ``gone``: it is not there any more."""
+    from tests.forklift.device import CAN, ForkliftStore, text
+
+    folder = scratch() / f"stages-{'gone' if gone else 'whole'}"
+    folder.mkdir()
+    store = ForkliftStore(folder)
+    store.build({})
+    if not gone:
+        store.build(CAN)
+    store.path.write_bytes(text(2, [1]))
+    return folder
+
+
+def stage_bundle(pi: CardPi) -> None:
+    from abboot.forklift import Forklift
+
+    Forklift(pi.manager(), _bundles()).stage()
+
+
+def reconcile_without_the_bundle(pi: CardPi) -> None:
+    from abboot.forklift import Forklift
+
+    Forklift(pi.manager(), _bundles(gone=True)).reconcile()
+
+
+def _events(pi: CardPi) -> Events:
+    from abboot.forklift import Forklift
+    from abboot.forklift.events import Events
+
+    manager = pi.manager()
+    memory = str(scratch() / "forklift.json")
+    return Events(manager, Forklift(manager, _bundles()), memory=memory, hooks=lambda *_: ())
+
+
+def apply_fails(pi: CardPi) -> None:
+    _events(pi).apply_result("exit-code")
+
+
+def arm_at_the_reboot(pi: CardPi) -> None:
+    _events(pi).arm_on_reboot()
+    pi.reboot()
 
 
 def revert(pi: CardPi) -> None:
@@ -201,8 +293,18 @@ def does(*acts: Act) -> Act:
 # -- goals: what a script that knows nothing of the cut would do ------------------------------------------------------
 
 
+def rests(pi: CardPi, state: SlotState | None = None) -> None:
+    """Settled, with nothing armed and no slot hidden; and the slot that does not run is in this state."""
+    status = pi.manager().status()
+    assert status.phase in (Phase.SETTLED, Phase.OFFLINE), status.reason
+    assert not status.flag
+    assert not any("boot sector is away" in note for note in status.notes), status.notes
+    if state is not None and status.primary is not None:
+        assert status.slots[status.primary.other].state is state
+
+
 def staged(version: str) -> Act:
-    return does(leave_trial, confirm, stage(version))
+    return does(leave_trial, confirm, stage(version), lambda pi: rests(pi, SlotState.STAGED))
 
 
 def leave_trial(pi: CardPi) -> None:
@@ -214,6 +316,7 @@ def on_trial(pi: CardPi) -> None:
     if pi.manager().status().phase is not Phase.TRIAL:
         confirm(pi)
         retry(pi)
+    assert pi.manager().status().phase is Phase.TRIAL
 
 
 def committed(slot: Slot) -> Act:
@@ -221,6 +324,9 @@ def committed(slot: Slot) -> Act:
         if pi.manager().status().primary is not slot:
             on_trial(pi)
         confirm(pi)
+        rests(pi)
+        assert pi.manager().status().primary is slot
+        assert pi.manager().status().slots[slot].state is SlotState.GOOD
 
     return act
 
@@ -230,11 +336,31 @@ def at_rest(pi: CardPi) -> None:
     if pi.manager().status().phase is Phase.ARMED:
         revert(pi)
     confirm(pi)
+    rests(pi)
+
+
+def self_tested(pi: CardPi) -> None:
+    from abboot.selftest import State, report
+
+    for _boot in range(5):
+        confirm(pi)
+        if report(pi.manager()).state is State.PASSED:
+            return confirm(pi)
+        if pi.manager().status().phase is Phase.SETTLED and report(pi.manager()).state is not State.RUNNING:
+            self_test(pi)
+    raise AssertionError(f"the self-test is {report(pi.manager()).state} after five boots")
+
+
+def staged_many(version: str, count: int = 40) -> Act:
+    return does(leave_trial, confirm, stage_many(version, count), lambda pi: rests(pi, SlotState.STAGED))
 
 
 def repaired(pi: CardPi) -> None:
     repair(pi)
+    if pi.manager().status().booted is None:
+        pi.reboot()  # nobody can tell which slot runs (H-07), so no repair asks for it; any reboot will do
     confirm(pi)
+    rests(pi)
 
 
 SCENARIOS: Mapping[str, Scenario] = {
@@ -261,6 +387,15 @@ SCENARIOS: Mapping[str, Scenario] = {
         goal=staged("v3"),
         may_boot=frozenset({A}),
     ),
+    "stage b, growing": Scenario(
+        begin=stage_many("v1", 6), verb=stage_many("v2", 60), goal=staged_many("v2", 60), may_boot=frozenset({A})
+    ),
+    "stage a, many small changes": Scenario(
+        begin=stage_many("v1"), verb=stage_many("v2"), goal=staged_many("v2"), may_boot=frozenset({B}), primary=B
+    ),
+    "stage b in a card reader": Scenario(
+        begin=nothing, verb=stage_in_a_reader("v2"), goal=staged("v2"), may_boot=frozenset({A})
+    ),
     "try b": Scenario(begin=stage("v2"), verb=trial, goal=on_trial, may_boot=frozenset({A}), may_try=B),
     "try a": Scenario(begin=stage("v2"), verb=trial, goal=on_trial, may_boot=frozenset({B}), may_try=A, primary=B),
     "try b again": Scenario(
@@ -275,6 +410,32 @@ SCENARIOS: Mapping[str, Scenario] = {
     "confirm a": Scenario(
         begin=does(stage("v2"), trial), verb=confirm, goal=committed(A), may_boot=frozenset({A, B}), primary=B
     ),
+    "commit b": Scenario(
+        begin=does(stage("v2"), trial, note), verb=commit, goal=committed(B), may_boot=frozenset({A, B}), may_try=B
+    ),
+    "note that b started": Scenario(begin=does(stage("v2"), trial), verb=note, goal=at_rest, may_boot=frozenset({A})),
+    "leave an unhealthy b": Scenario(
+        begin=does(stage("v2"), trial, note), verb=unhealthy, goal=at_rest, may_boot=frozenset({A})
+    ),
+    "leave an overdue b": Scenario(
+        begin=does(stage("v2"), trial, note), verb=overdue, goal=at_rest, may_boot=frozenset({A})
+    ),
+    "fall back from b": Scenario(
+        begin=does(stage("v2"), trial, note), verb=fall_back, goal=at_rest, may_boot=frozenset({A})
+    ),
+    "stage a bundle of Forklift's": Scenario(
+        begin=nothing, verb=stage_bundle, goal=does(leave_trial, confirm, stage_bundle), may_boot=frozenset({A})
+    ),
+    "leave b, whose bundle is gone, at early boot": Scenario(
+        begin=does(stage_bundle, trial), verb=reconcile_without_the_bundle, goal=at_rest, may_boot=frozenset({A})
+    ),
+    "leave b, whose bundle cannot be applied": Scenario(
+        begin=does(stage_bundle, trial), verb=apply_fails, goal=at_rest, may_boot=frozenset({A})
+    ),
+    "arm a bundle of Forklift's at a reboot": Scenario(
+        begin=stage_bundle, verb=arm_at_the_reboot, goal=on_trial, may_boot=frozenset({A}), may_try=B
+    ),
+    "test the board": Scenario(begin=nothing, verb=self_test, goal=self_tested, may_boot=frozenset({A}), may_try=B),
     "disarm b": Scenario(begin=does(stage("v2"), arm), verb=revert, goal=at_rest, may_boot=frozenset({A}), may_try=B),
     "disarm a": Scenario(
         begin=does(stage("v2"), arm), verb=revert, goal=at_rest, may_boot=frozenset({B}), may_try=A, primary=B
@@ -334,6 +495,54 @@ SCENARIOS: Mapping[str, Scenario] = {
     "arm after the journal wrapped": Scenario(
         begin=does(stage("v2"), wrap), verb=trial, goal=on_trial, may_boot=frozenset({A}), may_try=B
     ),
+}
+
+#: Every verb of the command line that changes a card, by its full name, and the cases in which it is cut.  A verb that
+#: is neither here nor in `UNCHANGING` fails ``test_registration.py``: give it a scenario above and name it here.
+CUT: Mapping[str, tuple[str, ...]] = {
+    "stage": (
+        *("stage b", "stage a", "stage b, fat32", "restage", "stage b, growing", "stage a, many small changes"),
+        *("stage b while it is armed", "stage a while it is armed", "stage after b fell back"),
+        "stage b in a card reader",
+    ),
+    "trial": ("try b", "try a", "try b again", "try a again", "arm after the journal wrapped"),
+    "confirm": (
+        *("confirm b", "confirm a", "note that b fell back", "note that a fell back"),
+        *("note that a could not be loaded", "leave an unhealthy b", "fall back from b"),
+    ),
+    "commit": ("commit b",),
+    "revert": ("disarm b", "disarm a", "leave b", "leave a", "go back from b"),
+    "repair": (
+        *("repair autoboot.txt", "repair the selector", "repair the journal beside an untried a"),
+        *("repair 63 bytes beside an untried a", "repair one sector beside an untried a"),
+    ),
+    "note-boot": ("note that b started",),
+    "deadline": ("leave an overdue b",),
+    "selftest": ("test the board",),
+    "forklift stage": ("stage a bundle of Forklift's",),
+    "forklift reconcile": ("leave b, whose bundle is gone, at early boot",),
+    "forklift store-changed": ("stage a bundle of Forklift's",),  # the same call
+    "forklift apply-result": ("leave b, whose bundle cannot be applied",),
+    "forklift arm-on-reboot": ("arm a bundle of Forklift's at a reboot",),
+}
+
+#: Every other verb, and words to run it with: it leaves the card as it is, which is tried out.
+UNCHANGING: Mapping[str, tuple[str, ...]] = {
+    "status": (),
+    "verify": (),
+    "log": (),
+    "doctor": (),
+    "install-units": ("--root", "FOLDER"),
+    "image build": ("SPEC", "--tree", "TREE", "-o", "NEW"),
+    "image inspect": ("CARD",),
+    "simulate boot": ("CARD", "--dry-run"),
+    "simulate reboot": ("CARD",),
+    "simulate power-cut": ("CARD",),
+    "forklift status": ("--store", "FOLDER"),
+    "forklift rebind": ("--store", "FOLDER"),
+    "forklift run-hooks": ("post-apply", "--store", "FOLDER"),
+    "config check": (),
+    "config show": (),
 }
 
 

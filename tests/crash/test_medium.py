@@ -1,109 +1,41 @@
 """What a medium may do with what it was given: keep any part of it until a flush, or acknowledge it and lose it.
 
-Here the order of things is judged, where ``test_every_cut`` judges what boots: what is on the medium when the flag is
+Here the order of things is judged, where ``test_states`` judges what boots: what is on the medium when the flag is
 set, when a slot is written, and when somebody is told that it is done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from abboot.core.words import FatType, Slot, Transition
+from abboot.core.words import Phase, Slot, Transition
 from abboot.errors import AbbootError, DeviceError
-from tests.cards import CONFIG, NUMBERS, CardDisk, CardPi, new_pi
+from tests.cards import BOARDS, CONFIG, NUMBERS, CardDisk, CardPi, new_pi
 from tests.crash.medium import (
-    Event,
     Medium,
     RecordedPi,
-    applied,
     begin,
-    epochs,
-    kept_of,
     newest_of,
     recorded,
     text_of,
-    visible,
 )
 from tests.crash.scenarios import (
     SCENARIOS,
     Act,
+    Moment,
     arm,
     beginning,
-    boards,
     confirm,
     does,
     revert,
     run_cut,
     stage,
     trial,
-    where,
 )
 from tests.crash.test_every_cut import assert_only_good_slots_boot
 
 A, B = Slot.A, Slot.B
 SLOTS = {number: slot for slot, number in NUMBERS.items()}
-BACKUP = 6  # the sector of a FAT32's second boot sector (FAT specification 1.03, BPB_BkBootSec)
-
-
-def content_of(card: CardDisk, slot: Slot) -> bytes:
-    """Everything of a slot behind its reserved sectors, which hold the boot sectors."""
-    start, size = card.place(NUMBERS[slot])
-    return card.image[start + 32 * 512 : start + size]
-
-
-def reserved_of(card: CardDisk, slot: Slot, sector: int) -> bytes:
-    at = card.place(NUMBERS[slot])[0] + 512 * sector
-    return bytes(card.image[at : at + 512])
-
-
-def states(name: str, at_most: int) -> Iterator[tuple[str, CardDisk, bool]]:
-    """Every card that a power cut may leave: when, the card, and whether it kept the writes in their order."""
-    events, _whole = recorded(name)
-    done: list[Event] = []
-    for index, epoch in enumerate(epochs(events)):
-        for kept in kept_of(epoch, at_most):
-            when = f"{name}, epoch {index}, {len(kept)} of {len(epoch)} writes"
-            yield when, applied(beginning(name), [*done, *kept]), kept == tuple(epoch[: len(kept)])
-        done += epoch
-
-
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_a_slot_that_the_firmware_sees_is_whole(name: str) -> None:
-    """G2: before the first change of its content both boot sectors are gone, and they come back after the last."""
-    events, pi = recorded(name)
-    first, last = CardDisk(beginning(name).path), pi.card
-    written = {SLOTS[event.partition] for event in events if event.kind == "write" and event.partition in SLOTS}
-    whole = {slot: (content_of(first, slot), content_of(last, slot)) for slot in written}
-    fat32 = SCENARIOS[name].fat is FatType.FAT32
-
-    for when, card, in_order in states(name, 6 if fat32 else 24):
-        for slot in written:
-            content = content_of(card, slot)
-            if content not in whole[slot]:
-                assert not visible(card, slot), f"G2: {when}: slot {slot} is half written and the firmware sees it"
-                assert not fat32 or not any(reserved_of(card, slot, BACKUP)), f"G2: {when}: the backup is there"
-            elif fat32 and in_order and content == whole[slot][1] != whole[slot][0]:
-                backup = any(reserved_of(card, slot, BACKUP))
-                assert visible(card, slot) or not backup, f"G2: {when}: the backup came before the boot sector"
-
-
-# Stages of another FAT type are the same steps, and a volume of 34 MiB takes its time.
-@pytest.mark.parametrize("name", [name for name in SCENARIOS if "fat32" not in name])
-def test_whatever_the_medium_kept_the_next_run_ends_the_same(name: str) -> None:
-    scenario = SCENARIOS[name]
-    whole = recorded(name)[1]
-    scenario.goal(whole)
-    expected = where(whole)
-
-    for when, card, in_order in states(name, 8):
-        if in_order:
-            continue  # test_every_cut cuts there
-        pi = CardPi(card, boards()[0], CONFIG)
-        assert pi.running, when
-        scenario.goal(pi)
-        assert where(pi) == expected, when
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -281,6 +213,33 @@ def test_nothing_touches_the_old_primary_within_five_seconds_of_the_switch(ended
             break
     else:
         raise AssertionError("it was not touched at all")
+
+
+@pytest.mark.parametrize("next_verb", [stage("v3"), revert])
+def test_staging_or_going_back_right_after_a_commit_that_the_card_then_loses(next_verb: Act) -> None:
+    """Within the five seconds the card forgets the switch, and keeps everything that came after it."""
+    trying = new_pi()
+    does(stage("v2"), trial)(trying)
+    moment = Moment.of(trying)
+    pi = RecordedPi.at(moment)
+    does(commit, next_verb)(pi)
+    writes = pi.medium.writes
+    switch = next(index for index, write in enumerate(writes) if write.data.startswith(b"[all]"))
+    soon = [write for write in writes[switch + 1 :] if write.at_s - writes[switch].at_s < 4.99]
+    assert soon
+    assert len(writes) > switch + 1 + len(soon), "the rest waited"
+
+    for count in range(len(soon) + 1):
+        card = CardDisk(moment.path)
+        for write in (*writes[:switch], *soon[:count]):
+            at = card.place(write.partition)[0] + write.offset
+            card.image[at : at + len(write.data)] = write.data
+        after = CardPi(card, BOARDS["pi4"], CONFIG)
+        assert {boot.partition for boot in after.would_boot_cold()} == {NUMBERS[A]}
+        confirm(after)
+        assert after.manager().status().phase is Phase.SETTLED
+        assert after.manager().status().primary is A
+        assert after.manager().verify(A).ok
 
 
 def test_an_arm_is_recorded_as_one() -> None:

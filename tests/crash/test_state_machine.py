@@ -6,25 +6,32 @@ and of the bytes on the card.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import random
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
+import attrs
 from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from abboot.core.autoboot import Autoboot, parse_autoboot
+from abboot.core.journal import BLOCK_SIZE, Journal, read_journal
 from abboot.core.words import Phase, Slot, SlotState
 from abboot.errors import AbbootError, Damaged
 from abboot.simulator import PowerCut
-from abboot.simulator.firmware_fat import FirmwareFat
-from tests.cards import BOARDS, NUMBERS, CardPi, new_pi, tree
-from tests.crash.scenarios import overwrite_autoboot_sector, wipe_journal
+from tests.cards import BOARDS, CONFIG, NUMBERS, CardDisk, CardPi, card, new_pi, scratch, tree
+from tests.crash.medium import file_of
+from tests.crash.scenarios import fall_back, overdue, overwrite_autoboot_sector, self_test, wipe_journal
 
 SLOTS = {number: slot for slot, number in NUMBERS.items()}
+FUTURE = "x_from_the_future"  # a field that only a newer abboot knows
+_count = itertools.count()
 
 
 class Check:
@@ -61,23 +68,37 @@ VERBS: dict[str, Callable[[CardPi], object]] = {
     "revert": lambda pi: pi.manager().revert(),
     "leave later": lambda pi: pi.manager().revert(reboot=False),
     "unhealthy": lambda pi: pi.manager().end_trial(healthy=False, reason="told so"),
+    "overdue": overdue,
+    "fall back": fall_back,
+    "self-test": self_test,
     "repair": lambda pi: pi.manager().repair(),
 }
 MAY_COMMIT = {"confirm", "commit"}
 
 
+@attrs.frozen(kw_only=True)
+class Drawer:
+    """A card that is in no board, and what the model knows of it."""
+
+    path: Path
+    good: frozenset[Slot]
+    damaged: bool
+
+
 class Life(RuleBasedStateMachine):
-    """One card in one board."""
+    """One card in one board; others lie beside it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.pi: CardPi
         self.good = {Slot.A, Slot.B}
         self.damaged = False  # autoboot.txt, by the world
+        self.drawer: list[Drawer] = []
 
     @initialize(board=st.sampled_from(sorted(BOARDS)), primary=st.sampled_from(Slot))
     def switch_on(self, board: str, primary: Slot) -> None:
         self.pi = new_pi(board=board, primary=primary)
+        self.drawer = [Drawer(path=card(primary.other), good=frozenset(Slot), damaged=False)]
 
     # -- what abboot is asked for -----------------------------------------------------------------------------------
 
@@ -105,6 +126,8 @@ class Life(RuleBasedStateMachine):
         slots = {slot: self.crc(slot) for slot in Slot}
         boots = pi.state.boot_count
         told = self.text()
+        journal = self.journal()
+        digest = pi.card.digest() if journal.newer else ""
         pi.cut_before_write(writes)
         try:
             VERBS[verb](pi)
@@ -116,6 +139,9 @@ class Life(RuleBasedStateMachine):
             afterwards()
         else:
             pi.cut_before_write(None)
+        if journal.newer:
+            assert pi.card.digest() == digest, "G8: a newer abboot's journal, and something was written"
+        self.unknown_fields_survive(journal)
         # G4: neither what runs nor what a cold boot reaches is ever written.
         for slot in {before.booted, before.primary} - {None}:
             assert self.crc(slot) == slots[slot], f"{verb} wrote slot {slot}"
@@ -134,6 +160,16 @@ class Life(RuleBasedStateMachine):
         }
         if verb in ("confirm", "commit") and before.phase is not Phase.TRIAL and writes is None:
             assert pi.state.boot_count == boots, "G7: outside a trial neither reboots"
+
+    def unknown_fields_survive(self, before: Journal) -> None:
+        """G8: of what a newer abboot wrote into the newest entry."""
+        after = self.journal()
+        if before.newest is not None and after.newest is not None and after.newest.sequence > before.newest.sequence:
+            for there, now in (
+                (before.newest, after.newest),
+                *((before.newest.slots[slot], after.newest.slots[slot]) for slot in Slot),
+            ):
+                assert there.unknown.get(FUTURE) == now.unknown.get(FUTURE), "G8: a field of a newer abboot is gone"
 
     @rule(healthy=st.booleans())
     def the_service_of_every_boot_runs(self, healthy: bool) -> None:
@@ -192,6 +228,48 @@ class Life(RuleBasedStateMachine):
     def the_card_loses_the_newest_of_the_journal(self, blocks: int) -> None:
         wipe_journal(self.pi, blocks)
 
+    @rule(follows=st.booleans(), word=st.booleans())
+    def a_newer_abboot_was_here(self, follows: bool, word: bool) -> None:
+        """It wrote an entry with fields, and perhaps a transition, that this one does not know.
+
+        ``follows``: it says that this one can act on it all the same.
+        """
+        newest = self.journal().newest
+        if newest is None:
+            return
+        content = json.loads(newest.encode().split(b"\n", 1)[1].rstrip(b"\0"))
+        content[FUTURE] = {"since": newest.sequence}
+        content["slots"]["a"][FUTURE] = [1, 2, 3]
+        if word:
+            content["transition"] = "teleported"
+        text = json.dumps(content).encode() + b"\n"
+        sequence = newest.sequence + 1
+        start = b"ABBOOT-JOURNAL 2 %d %d %d " % (1 if follows else 2, sequence, len(text))
+        new = start + hashlib.sha256(start + text).hexdigest().encode() + b"\n" + text
+        ring = file_of(self.pi.card, "ABBOOT.JNL", 1 << 20) or b""
+        old, place = newest.sequence % 64 * BLOCK_SIZE, sequence % 64 * BLOCK_SIZE
+        at = self.pi.card.image.find(ring[old : old + BLOCK_SIZE], self.pi.card.place(1)[0]) - old + place
+        self.pi.card.image[at : at + BLOCK_SIZE] = new.ljust(BLOCK_SIZE, b"\0")
+        journal = self.journal()
+        assert journal.newer is not follows
+        assert not follows or journal.entries[-1].unknown[FUTURE] == content[FUTURE]
+
+    @rule()
+    def somebody_makes_a_backup(self) -> None:
+        self.drawer.append(self.put_away())
+
+    @rule(data=st.data(), board=st.sampled_from(sorted(BOARDS)))
+    def another_card_is_put_in(self, data: st.DataObject, board: str) -> None:
+        """Or a backup of this one, with the same ids; and into another board."""
+        other = data.draw(st.sampled_from(self.drawer))
+        self.drawer = [*(card for card in self.drawer if card is not other), self.put_away()][-3:]
+        self.good, self.damaged = set(other.good), other.damaged
+        self.pi = CardPi(CardDisk(other.path), BOARDS[board], CONFIG)
+
+    def put_away(self) -> Drawer:
+        path = self.pi.card.save(scratch() / f"drawer-{next(_count) % 40}.img")
+        return Drawer(path=path, good=frozenset(self.good), damaged=self.damaged)
+
     # -- what holds after every step --------------------------------------------------------------------------------
 
     @invariant()
@@ -224,11 +302,12 @@ class Life(RuleBasedStateMachine):
         return zlib.crc32(self.pi.card.bytes_of(NUMBERS[slot]))
 
     def text(self) -> Autoboot | None:
-        content = self.pi.card.bytes_of(1)
-        fat = FirmwareFat(lambda offset, length: content[offset : offset + length], len(content))
         with suppress(Damaged):
-            return parse_autoboot(fat.read_file("autoboot.txt", 600) or b"")
+            return parse_autoboot(file_of(self.pi.card, "autoboot.txt", 600) or b"")
         return None
+
+    def journal(self) -> Journal:
+        return read_journal(file_of(self.pi.card, "ABBOOT.JNL", 1 << 20) or b"")
 
 
 TestLife = Life.TestCase

@@ -125,11 +125,12 @@ def test_what_somebody_else_wrote_is_never_tried(stranger: str, primary: Slot) -
     pi = new_pi(card(primary))
     stage("v2")(pi)
     UNTRIED[stranger](pi, primary.other)
-    boots = pi.state.boot_count
+    boots, before = pi.state.boot_count, pi.card.digest()
 
     with pytest.raises(AbbootError):
         pi.manager().trial()
 
+    assert pi.card.digest() == before
     assert pi.state.boot_count == boots
     assert not pi.state.flag
     for boot in pi.would_boot(ResetKind.REBOOT, argument="0 tryboot"):
