@@ -62,7 +62,7 @@ vfat: packages-vfat venv ## let a real Linux kernel's vfat driver judge what abb
 # CRASHLAB='--mount sync' tries other mount options; see tests/crashlab/run.py.
 CRASHLAB ?=
 .PHONY: crashlab
-crashlab: packages-crashlab venv ## cut the power at every write of a switch, abboot's and nine other ways (needs the network once)
+crashlab: packages-crashlab venv ## cut the power at every write of a switch, abboot's and twelve other ways (needs the network once)
 	@echo "crashlab: three minutes; the kernel and its programs are fetched once"
 	@$(BIN)/python -m tests.crashlab.run $(CRASHLAB)
 

@@ -246,6 +246,6 @@ def test_every_line_of_every_snippet_is_in_the_block_and_in_order(
         for line in text.removeprefix(b"\xef\xbb\xbf").split(b"\n")
         if line.strip() not in (BEGIN, END, b"")
     ]
-    rest = iter(line.removesuffix(b"\r") for line in merged)
+    rest = iter(merged)
 
     assert all(line in rest for line in wanted)

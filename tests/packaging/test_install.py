@@ -51,7 +51,7 @@ def find_python(version: str) -> str | None:
 
 @pytest.fixture(scope="session")
 def wheelhouse() -> Path:
-    """What the installations need, downloaded once per pyproject.toml: all of it runs on every Python.
+    """What the installations need, downloaded once per pyproject.toml: PyYAML for each Python, the others for all.
 
     After that the tests need no network.
     """
@@ -63,6 +63,9 @@ def wheelhouse() -> Path:
         pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
         # The build's own requirement, the newest setuptools, and abboot's dependencies through abboot itself.
         run(*pip, "wheel", "--wheel-dir", WHEELHOUSE, ROOT, "hatchling", "setuptools")
+        for version in PYTHONS:
+            binary = ("--only-binary", ":all:", "--no-deps", "--python-version", version)
+            run(*pip, "download", *binary, "--dest", WHEELHOUSE, "PyYAML")
         for built in WHEELHOUSE.glob("abboot-*.whl"):
             built.unlink()
         stamp.write_text(wanted, "utf-8")
