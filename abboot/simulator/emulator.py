@@ -389,7 +389,7 @@ class Run:
                 return None
             now = time.monotonic()
             if self.end is not None or now >= deadline:
-                last = "\n".join(self._text.splitlines()[-15:])
+                last = "\n".join(self._text.splitlines()[-40:])
                 how = f"it ended ({self.end.kind})" if self.end else f"{timeout_s:.0f} s passed"
                 raise EmulatorError(f"cannot see {pattern!r} on the console: {how}; its last lines:\n{last}")
             self._read(0.001 if until else deadline - now)

@@ -152,11 +152,9 @@ def recorded(name: str) -> tuple[list[Event], RecordedPi]:
 
 def file_of(card: CardDisk, name: str, limit: int) -> bytes | None:
     """A file of the selector."""
-    content = card.bytes_of(1)
+    start, size = card.place(1)
     with suppress(NotReadable):
-        return FirmwareFat(lambda offset, length: content[offset : offset + length], len(content)).read_file(
-            name, limit
-        )
+        return FirmwareFat(lambda at, length: card.image[start + at : start + at + length], size).read_file(name, limit)
     return None
 
 

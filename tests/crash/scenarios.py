@@ -538,6 +538,7 @@ UNCHANGING: Mapping[str, tuple[str, ...]] = {
     "simulate boot": ("CARD", "--dry-run"),
     "simulate reboot": ("CARD",),
     "simulate power-cut": ("CARD",),
+    "simulate run": ("CARD",),  # of a copy, and only of a card with a kernel for its machine
     "forklift status": ("--store", "FOLDER"),
     "forklift rebind": ("--store", "FOLDER"),
     "forklift run-hooks": ("post-apply", "--store", "FOLDER"),

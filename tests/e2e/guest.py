@@ -265,7 +265,7 @@ def _write_tree(guest: Path, folder: Path) -> Path:
     """The boot tree of both slots: kernel and initramfs, and the firmware by its names, which QEMU does not run."""
     folder.mkdir()
     (folder / "config.txt").write_text(CONFIG)
-    (folder / "cmdline.txt").write_text("quiet loglevel=1 panic=1\n")
+    (folder / "cmdline.txt").write_text("quiet loglevel=1 oops=panic panic=1\n")
     (folder / "start4.elf").write_text("no firmware: QEMU starts the kernel itself\n")
     (folder / "fixup4.dat").write_text("none\n")
     (folder / "bcm2712-rpi-5-b.dtb").write_text("none\n")  # so that the model boots it on a Pi 5 as well
