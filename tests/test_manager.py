@@ -773,7 +773,6 @@ def test_status_says_where_the_reboot_argument_alone_is_the_channel() -> None:
     assert BY_ARGUMENT not in new_pi().manager().status().notes
 
 
-
 def test_an_unknown_bootloader_needs_the_operators_word() -> None:
     pi = settled()
     allowed = attrs.evolve(CONFIG, trial=attrs.evolve(Config().trial, allow_unknown_bootloader=True))

@@ -78,7 +78,9 @@ def refused(*words: object, code: int = 1) -> dict[str, str]:
 
 def schema_name(words: tuple[object, ...]) -> str:
     verb = next(str(word) for word in words if str(word) in VERBS)
-    action = str(words[[str(word) for word in words].index(verb) + 1]) if verb in ("forklift", "image", "config") else ""
+    action = (
+        str(words[[str(word) for word in words].index(verb) + 1]) if verb in ("forklift", "image", "config") else ""
+    )
     return f"{verb}-{action}" if action else verb
 
 

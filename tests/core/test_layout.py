@@ -63,8 +63,10 @@ def test_the_selector_is_the_lowest_number_whatever_the_order_on_disk() -> None:
         ((FAT, FAT, LINUX), "2 FAT partitions found (numbers 1, 2), a selector and two slots are needed"),
         (
             (FAT, FAT, FAT, FAT),
-            "4 FAT partitions found (numbers 1, 2, 3, 4), a selector and two slots are needed; "
-            "autoboot.txt names none, the labels are 2, 3, 4",
+            (
+                "4 FAT partitions found (numbers 1, 2, 3, 4), a selector and two slots are needed; "
+                "autoboot.txt names none, the labels are 2, 3, 4"
+            ),
         ),
         (
             (FAT, FAT, LINUX, "0x05", FAT),
@@ -218,7 +220,11 @@ def test_the_journal_wins_over_labels_and_autoboot_txt() -> None:
         (("", "", "", ""), (2, 9), "autoboot.txt names 2 and 9, the labels are 2, 3, 4"),
         (("", "", "", ""), (1, 2), "autoboot.txt names 1 and 2, the labels are 2, 3, 4"),
         (("", "boot_a", "boot_b", ""), (2, 4), "autoboot.txt names 2 and 4, the labels are 2 'boot_a', 3 'boot_b', 4"),
-        (("", "x", "boot_a", "boot_b"), (2, None), "autoboot.txt names 2, the labels are 2 'x', 3 'boot_a', 4 'boot_b'"),
+        (
+            ("", "x", "boot_a", "boot_b"),
+            (2, None),
+            "autoboot.txt names 2, the labels are 2 'x', 3 'boot_a', 4 'boot_b'",
+        ),
         (("", "boot_a", "boot_a", "boot_b"), (), "names none, the labels are 2 'boot_a', 3 'boot_a', 4 'boot_b'"),
         (("", "boot_a", "", ""), (), "names none, the labels are 2 'boot_a', 3, 4"),
     ],
