@@ -6,6 +6,7 @@ removed in 82.0.0.  abboot uses only the parts of pyfatfs that need neither, so 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -57,18 +58,21 @@ def wheelhouse() -> Path:
     """
     stamp = WHEELHOUSE / "made-for"
     wanted = (ROOT / "pyproject.toml").read_text("utf-8")
-    if not stamp.exists() or stamp.read_text("utf-8") != wanted:
-        shutil.rmtree(WHEELHOUSE, ignore_errors=True)
-        WHEELHOUSE.mkdir(parents=True)
-        pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
-        # The build's own requirement, the newest setuptools, and abboot's dependencies through abboot itself.
-        run(*pip, "wheel", "--wheel-dir", WHEELHOUSE, ROOT, "hatchling", "setuptools")
-        for version in PYTHONS:
-            binary = ("--only-binary", ":all:", "--no-deps", "--python-version", version)
-            run(*pip, "download", *binary, "--dest", WHEELHOUSE, "PyYAML")
-        for built in WHEELHOUSE.glob("abboot-*.whl"):
-            built.unlink()
-        stamp.write_text(wanted, "utf-8")
+    WHEELHOUSE.parent.mkdir(parents=True, exist_ok=True)
+    with WHEELHOUSE.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process of this run may be at it
+        if not stamp.exists() or stamp.read_text("utf-8") != wanted:
+            shutil.rmtree(WHEELHOUSE, ignore_errors=True)
+            WHEELHOUSE.mkdir()
+            pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
+            # The build's own requirement, the newest setuptools, and abboot's dependencies through abboot itself.
+            run(*pip, "wheel", "--wheel-dir", WHEELHOUSE, ROOT, "hatchling", "setuptools")
+            for version in PYTHONS:
+                binary = ("--only-binary", ":all:", "--no-deps", "--python-version", version)
+                run(*pip, "download", *binary, "--dest", WHEELHOUSE, "PyYAML")
+            for built in WHEELHOUSE.glob("abboot-*.whl"):
+                built.unlink()
+            stamp.write_text(wanted, "utf-8")
     return WHEELHOUSE
 
 
